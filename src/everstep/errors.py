@@ -1,0 +1,244 @@
+"""
+Every error that everstep raises, and who must act on it.
+
+A message has three parts: what happened, with its ids; what therefore did *not* happen; what to do next. Its first line
+stands alone. Nothing here is raised to steer everstep itself, except the two engine signals at the bottom, which derive from
+``BaseException`` so that a user's ``except Exception`` cannot swallow them.
+
+    EverstepError
+    ├── UsageError                 the caller: the call itself is wrong; nothing was stored
+    │   ├── InvalidStoreURL
+    │   ├── CallAlreadyUsed
+    │   └── EngineClosed
+    ├── Unencodable                the workflow's author: a value that cannot be stored
+    ├── PayloadTooLarge
+    ├── RunError                   the caller: how a run ended, or why it cannot be had
+    │   ├── RunNotFound
+    │   ├── RunConflict
+    │   ├── RunFailed, RunCancelled, RunDead, RunPaused
+    │   └── RunTimeout             (also a TimeoutError)
+    ├── StepError                  the workflow's author: raised at the await of a step or child
+    │   ├── StepFailed
+    │   ├── StepTimeout            (also a TimeoutError)
+    │   └── StepOutcomeUnknown
+    ├── RemoteError                the cause of a failure, when its own type cannot be rebuilt
+    ├── NondeterminismError        the workflow's author: code and journal no longer match
+    └── StoreError                 the operator
+        ├── StoreUnavailable
+        │   └── StoreFull
+        ├── SchemaMismatch
+        └── CorruptJournal
+
+    BaseException
+    ├── Evicted                    the run left memory; a ``finally`` must not start new work
+    └── LeaseLost                  another worker owns the run now
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+
+class EverstepError(Exception):
+    """Root of all errors of everstep that ordinary code may catch."""
+
+
+# --- the caller ---------------------------------------------------------------------------------------------------------
+
+
+class UsageError(EverstepError):
+    """A call that breaks a rule of the API. Nothing was stored; correct the call."""
+
+
+class InvalidStoreURL(UsageError):
+    """A store URL that names no known store, or names it wrongly."""
+
+
+class CallAlreadyUsed(UsageError):
+    """A ``Call`` was awaited or started twice. Call the step or workflow again to get a new one."""
+
+
+class EngineClosed(UsageError):
+    """The engine was closed (or not yet opened) when it was asked to do something."""
+
+
+class RunError(EverstepError):
+    """Something about one run.
+
+    Attributes:
+        run_id: The run concerned.
+    """
+
+    def __init__(self, message: str, *, run_id: str) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+
+
+class RunNotFound(RunError):
+    """No run has this id in this store."""
+
+
+class RunConflict(RunError):
+    """The id is taken by a run of another workflow or with other arguments. That run is untouched.
+
+    Attributes:
+        differences: One line per field that differs: ``cents: 1999 recorded, 2499 requested``.
+    """
+
+    def __init__(self, message: str, *, run_id: str, differences: tuple[str, ...] = ()) -> None:
+        super().__init__(message, run_id=run_id)
+        self.differences = differences
+
+
+class RunFailed(RunError):
+    """The workflow raised. ``__cause__`` is what it raised: its own type where the program has it, else a RemoteError."""
+
+
+class RunCancelled(RunError):
+    """The run was cancelled before it produced a result."""
+
+
+class RunDead(RunError):
+    """The engine gave the run up; a person has to look at it."""
+
+
+class RunPaused(RunError):
+    """The run is paused and will not go on by itself: the message says why and what resumes it."""
+
+
+class RunTimeout(RunError, TimeoutError):
+    """The result did not come in time (``result(timeout=…)``), or the run outlived its own time limit."""
+
+
+# --- the workflow's author ----------------------------------------------------------------------------------------------
+
+
+class Unencodable(EverstepError):
+    """A value that cannot be stored and read back exactly as it was.
+
+    Attributes:
+        path: Where in the value, as one would write it in Python: ``result.items[3]['price']``.
+    """
+
+    def __init__(self, message: str, *, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class PayloadTooLarge(EverstepError):
+    """A value over its size limit. Nothing of it was stored.
+
+    Attributes:
+        size: Encoded size in bytes.
+        limit: The limit in bytes.
+    """
+
+    def __init__(self, message: str, *, size: int, limit: int) -> None:
+        super().__init__(message)
+        self.size = size
+        self.limit = limit
+
+
+class StepError(EverstepError):
+    """A step (or child run) did not return.
+
+    Attributes:
+        step: Its name.
+        attempt: The last attempt, counted from 1.
+    """
+
+    def __init__(self, message: str, *, step: str = "", attempt: int = 1) -> None:
+        super().__init__(message)
+        self.step = step
+        self.attempt = attempt
+
+
+class StepFailed(StepError):
+    """The step raised and has no retries left. ``__cause__`` is what its body raised."""
+
+
+class StepTimeout(StepError, TimeoutError):
+    """An attempt took longer than the step's ``timeout`` (or gave no heartbeat for ``heartbeat_timeout``)."""
+
+
+class StepOutcomeUnknown(StepError):
+    """An ``at_most_once`` step was begun by a process that died. Its effect may or may not have happened; it is not repeated."""
+
+
+class RemoteError(EverstepError):
+    """An exception from another process whose type this program does not have, as data.
+
+    Attributes:
+        type_name: Qualified name of the original type.
+        message: Its ``str()``.
+        traceback: Its formatted traceback, possibly empty.
+    """
+
+    def __init__(self, type_name: str, message: str, traceback: str = "") -> None:
+        super().__init__(f"{type_name}: {message}" if message else type_name)
+        self.type_name = type_name
+        self.message = message
+        self.traceback = traceback
+
+
+class NondeterminismError(EverstepError):
+    """Workflow code asked for something else than its journal recorded. Nothing was executed, the journal is unchanged."""
+
+
+# --- the operator -------------------------------------------------------------------------------------------------------
+
+
+class StoreError(EverstepError):
+    """Something about the store as a whole."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached or written now. Engines back off and go on by themselves when it returns."""
+
+
+class StoreFull(StoreUnavailable):
+    """The store has no space left. Acknowledged work is safe; runs go on when space returns."""
+
+
+class SchemaMismatch(StoreError):
+    """The store was written by another version of everstep, or is no store of everstep at all. It was not touched."""
+
+
+class CorruptJournal(StoreError):
+    """An entry does not match its hash, or the chain has a hole. The run is quarantined; it is never replayed over.
+
+    Attributes:
+        run_id: The run concerned.
+        version: The first entry that does not verify.
+    """
+
+    def __init__(self, message: str, *, run_id: str, version: int) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.version = version
+
+
+# --- engine signals -----------------------------------------------------------------------------------------------------
+
+
+class Evicted(BaseException):
+    """The run is leaving memory; it will continue elsewhere. Not an error: let it pass."""
+
+
+class LeaseLost(BaseException):
+    """This worker no longer owns the run: whatever its steps still do, nothing of it will be recorded. Let it pass."""
+
+
+class RetryAfter(EverstepError):
+    """Raised by a step's body: fail this attempt and try again after ``delay``, whatever the retry policy's own delay.
+
+    Attributes:
+        delay_seconds: Seconds to wait; at least 0.
+    """
+
+    def __init__(self, delay: float | timedelta, reason: str = "") -> None:
+        seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+        if not 0 <= seconds < float("inf"):
+            raise UsageError(f"RetryAfter({delay!r}): the delay must be a finite number of seconds, at least 0.")
+        super().__init__(reason or f"asked to be retried after {seconds:g} s")
+        self.delay_seconds = seconds
