@@ -1,0 +1,239 @@
+"""
+Events: the immutable facts of which a journal consists, past tense.
+
+Two kinds stand side by side in an entry. *Inputs* are facts that arrived (a result, a timer, a cancel); *commands* are what the
+workflow's code then asked for, recorded as the fact that it was asked. Replay feeds the inputs and expects the commands.
+
+A ``key`` names a command for ever: the path of the asyncio task that issued it, a colon, its ordinal in that task (``0:3``).
+The encoding is JSON with the type's name in ``event``; payloads are embedded as they were encoded (``msgspec.Raw``), so bytes
+are hashed, stored and read without being touched. A field may be added with a default; none is ever renamed or reused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Raw, Struct
+
+from everstep.records import ErrorRecord, Micros
+
+NO_PAYLOAD = Raw(b"null")
+FORMAT = 1
+"""Version of the event format and of the loop's semantics; a worker never claims a run of a format it does not know."""
+
+
+class _Event(Struct, frozen=True, tag_field="event", tag=True, omit_defaults=True):
+    pass
+
+
+# --- inputs: facts that arrived -------------------------------------------------------------------------------------------
+
+
+class RunCreated(_Event, frozen=True, kw_only=True):
+    """The first event of every run: what was asked for, and what replaying it depends on.
+
+    ``salt`` keys the digests of arguments (hex), ``python`` is the minor version whose asyncio the journal was recorded on.
+    """
+
+    run_id: str
+    workflow: str
+    code_version: str
+    args: Raw
+    salt: str
+    python: str
+    format: int = FORMAT
+    parent_run_id: str = ""
+    deadline_at: Micros | None = None
+    tags: dict[str, str] = {}
+
+
+class RunClaimed(_Event, frozen=True):
+    """A worker took the run while nobody owned it."""
+
+    worker: str
+    why: str = ""
+
+
+class RunResumed(_Event, frozen=True):
+    """A worker took the run over from one that died."""
+
+    worker: str
+    previous: str
+    why: str = ""
+
+
+class StepCompleted(_Event, frozen=True):
+    key: str
+    result: Raw
+    attempt: int = 1
+
+
+class StepFailed(_Event, frozen=True):
+    """The step has no attempts left. ``timed_out``: the last one took too long."""
+
+    key: str
+    error: ErrorRecord
+    attempt: int = 1
+    timed_out: bool = False
+
+
+class StepOutcomeUnknown(_Event, frozen=True):
+    """An ``at_most_once`` step was begun by a worker that died."""
+
+    key: str
+
+
+class TimerFired(_Event, frozen=True):
+    key: str
+
+
+class ChildSucceeded(_Event, frozen=True):
+    key: str
+    result: Raw
+
+
+class ChildFailed(_Event, frozen=True):
+    """The child ended otherwise: ``status`` is failed, cancelled or dead."""
+
+    key: str
+    status: str
+    error: ErrorRecord
+
+
+class ChildRefused(_Event, frozen=True):
+    """No child was started: its id belongs to another run."""
+
+    key: str
+    reason: str
+
+
+class CancelRequested(_Event, frozen=True):
+    reason: str = ""
+    actor: str = ""
+
+
+class DeadlinePassed(_Event, frozen=True):
+    """The run outlived its own time limit."""
+
+
+# --- commands: what the code asked for ------------------------------------------------------------------------------------
+
+
+class StepScheduled(_Event, frozen=True):
+    key: str
+    step: str
+    args: Raw
+    digest: str
+    source: str = ""
+
+
+class StepCancelled(_Event, frozen=True):
+    """The code no longer waits for the step; whatever its body still does is not recorded."""
+
+    key: str
+
+
+class TimerStarted(_Event, frozen=True):
+    """``delay`` (microseconds) is what the code asked for and is compared; ``due_at`` is what it came to."""
+
+    key: str
+    delay: Micros
+    due_at: Micros
+    source: str = ""
+
+
+class TimerCancelled(_Event, frozen=True):
+    key: str
+
+
+class ChildStarted(_Event, frozen=True):
+    key: str
+    run_id: str
+    workflow: str
+    args: Raw
+    digest: str
+    source: str = ""
+
+
+class ChildCancelled(_Event, frozen=True):
+    key: str
+
+
+# --- how it ends, or stops --------------------------------------------------------------------------------------------------
+
+
+class RunSucceeded(_Event, frozen=True):
+    result: Raw
+
+
+class RunFailed(_Event, frozen=True):
+    error: ErrorRecord
+
+
+class RunCancelled(_Event, frozen=True):
+    reason: str = ""
+
+
+class RunPaused(_Event, frozen=True):
+    """Nobody goes on with the run until something changes. ``refused_by``: fingerprint of code that could not replay it."""
+
+    reason: str
+    refused_by: str = ""
+
+
+class RunDied(_Event, frozen=True):
+    """The engine gave the run up."""
+
+    reason: str
+
+
+Input: TypeAlias = (
+    RunCreated
+    | RunClaimed
+    | RunResumed
+    | StepCompleted
+    | StepFailed
+    | StepOutcomeUnknown
+    | TimerFired
+    | ChildSucceeded
+    | ChildFailed
+    | ChildRefused
+    | CancelRequested
+    | DeadlinePassed
+)
+CommandEvent: TypeAlias = StepScheduled | StepCancelled | TimerStarted | TimerCancelled | ChildStarted | ChildCancelled
+Ending: TypeAlias = RunSucceeded | RunFailed | RunCancelled
+Verdict: TypeAlias = RunPaused | RunDied
+Event: TypeAlias = Input | CommandEvent | Ending | Verdict
+
+ENDINGS = (RunSucceeded, RunFailed, RunCancelled)
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(list[Event])
+_decoder_one: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def encode_events(events: Sequence[Event]) -> bytes:
+    """The bytes of an entry: they are hashed and stored exactly as returned here."""
+    return _encoder.encode(events)
+
+
+def decode_events(data: bytes) -> list[Event]:
+    """The events of an entry.
+
+    Raises:
+        msgspec.MsgspecError: The bytes are no list of known events.
+    """
+    return _decoder.decode(data)
+
+
+def encode_event(event: Event) -> bytes:
+    """One event by itself: the body of a message."""
+    return _encoder.encode(event)
+
+
+def decode_event(data: bytes) -> Event:
+    """The event of a message; raises ``msgspec.MsgspecError`` as above."""
+    return _decoder_one.decode(data)

@@ -1,0 +1,112 @@
+"""
+The hash chain: how entries are sealed, and how a journal proves that nothing in it was changed, dropped or swapped.
+
+    hash = SHA-256(previous hash | run_key | version | epoch | at | drained | bytes of the events)
+
+Every number is eight bytes, so no two different entries give the same input. The first entry follows 32 zero bytes. The chain
+tells that history was altered by a fault or by somebody who did not recompute it; it is no signature.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+
+import msgspec
+from msgspec import Struct
+
+from everstep.errors import CorruptJournal
+from everstep.events import Event, decode_events, encode_events
+from everstep.records import Micros, RunKey
+
+GENESIS = bytes(32)
+_NUMBERS = struct.Struct(">qqqq?")
+
+
+class Entry(Struct, frozen=True):
+    """One atomic commit to a run's journal.
+
+    Attributes:
+        run_key: The run.
+        version: Its number: 1, 2, 3, … without gaps.
+        epoch: The fencing token it was written under.
+        at: When, by the store's clock; never before the entry before it.
+        drained: The workflow's code ran in it. If not, its inputs join the next entry that is drained.
+        events: JSON, exactly as hashed.
+        hash: 32 bytes.
+    """
+
+    run_key: RunKey
+    version: int
+    epoch: int
+    at: Micros
+    drained: bool
+    events: bytes
+    hash: bytes
+
+    def decoded(self) -> list[Event]:
+        """Its events as values."""
+        return decode_events(self.events)
+
+
+def entry_hash(
+    previous: bytes, run_key: RunKey, version: int, epoch: int, at: Micros, drained: bool, events: bytes
+) -> bytes:
+    """The hash that seals an entry to the one before it."""
+    return sha256(previous + _NUMBERS.pack(run_key, version, epoch, at, drained) + events).digest()
+
+
+def seal(
+    previous: bytes, run_key: RunKey, version: int, epoch: int, at: Micros, drained: bool, events: Sequence[Event]
+) -> Entry:
+    """Make the entry that follows the one whose hash is ``previous``. Safe to repeat: the same input, the same entry."""
+    encoded = encode_events(events)
+    digest = entry_hash(previous, run_key, version, epoch, at, drained, encoded)
+    return Entry(run_key, version, epoch, at, drained, encoded, digest)
+
+
+def verify_chain(entries: Iterable[Entry], *, run_key: RunKey, run_id: str, head: bytes | None = None) -> None:
+    """Check a whole journal from its first entry.
+
+    Args:
+        entries: In order, from version 1.
+        run_key: The run that they must belong to.
+        run_id: Its name, for the error.
+        head: The hash that the run itself records for its newest entry; None if not known.
+
+    Raises:
+        CorruptJournal: At the first entry that is missing, out of place, or does not match its hash.
+    """
+    previous, version, at = GENESIS, 0, 0
+    for entry in entries:
+        version += 1
+        expected = entry_hash(previous, run_key, version, entry.epoch, entry.at, entry.drained, entry.events)
+        if entry.version != version or entry.hash != expected or entry.at < at:
+            raise _corrupt(run_id, version, expected, entry.hash)
+        previous, at = entry.hash, entry.at
+    if head is not None and previous != head:
+        raise _corrupt(run_id, version, head, previous)
+
+
+def decode_verified(entry: Entry, run_id: str) -> list[Event]:
+    """Events of an entry whose hash has been checked; unknown or malformed ones are corruption all the same."""
+    try:
+        return decode_events(entry.events)
+    except msgspec.MsgspecError as error:
+        raise CorruptJournal(
+            f"run {run_id}: entry {entry.version} cannot be read: {error}. Nothing was executed and nothing was changed. "
+            "It was written by a newer everstep, or damaged before it was hashed.",
+            run_id=run_id,
+            version=entry.version,
+        ) from error
+
+
+def _corrupt(run_id: str, version: int, expected: bytes, found: bytes) -> CorruptJournal:
+    return CorruptJournal(
+        f"run {run_id}: entry {version} does not match the hash chain (expected {expected.hex()[:16]}…, found "
+        f"{found.hex()[:16]}…). The run was not replayed over it and nothing was executed; other runs are not concerned. "
+        "Compare with a backup: everstep verify lists every damaged run.",
+        run_id=run_id,
+        version=version,
+    )

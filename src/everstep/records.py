@@ -1,0 +1,173 @@
+"""
+The values that the parts hand to one another: what a run is, what a store is asked to keep. No behaviour, no I/O.
+
+Instants are integers: microseconds since the Unix epoch by the *store's* clock (the type alias ``Micros``). Only the public
+surface turns them into aware datetimes.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeAlias
+
+from msgspec import Struct
+
+Micros: TypeAlias = int
+RunKey: TypeAlias = int
+WorkerKey: TypeAlias = int
+
+
+class Status(StrEnum):
+    """Where a run stands. The legal moves between these are the table in ``core/transitions.py``."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    COMPENSATING = "compensating"
+    SUCCEEDED = "succeeded"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    DEAD = "dead"
+
+    @property
+    def is_final(self) -> bool:
+        """Nothing will ever change this run again."""
+        return self in _FINAL
+
+    @property
+    def is_at_rest(self) -> bool:
+        """The run has an outcome; only an audited action may reopen a failed or dead one."""
+        return self in _AT_REST
+
+
+_FINAL = frozenset({Status.SUCCEEDED, Status.CANCELLED})
+_AT_REST = _FINAL | {Status.FAILED, Status.DEAD}
+
+
+class ErrorRecord(Struct, frozen=True, omit_defaults=True):
+    """An exception as data.
+
+    Attributes:
+        type: Qualified name of its type. Never imported: looked up among types that the program has declared.
+        message: Its ``str()``, bounded.
+        traceback: Formatted frames of user code, bounded, possibly empty.
+        cause: The exception it was raised from.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+    cause: ErrorRecord | None = None
+
+
+class RunRecord(Struct, frozen=True, kw_only=True):
+    """A run as its store sees it: the row, not the journal.
+
+    Attributes:
+        run_key: Internal number, never reused.
+        run_id: The caller's name for it.
+        workflow: Name of the workflow.
+        code_version: Version (or fingerprint) of the code that it started on.
+        status: Where it stands.
+        version: Number of its newest entry.
+        hash: Hash of its newest entry.
+        epoch: Fencing token: how often it was claimed.
+        worker_key: Its owner, or None.
+        wake_at: When a worker should look at it again; None if only a message can wake it.
+        created_at: When it was started.
+        updated_at: ``at`` of its newest entry.
+        step: Name of the step it last asked for; empty before the first.
+        cursor: How many steps it has asked for.
+        deaths: Workers that died with it since it last made progress.
+        max_recoveries: More deaths than this and it is given up.
+        inbox_seq: Number of the last message posted to it.
+        inbox_done: Number of the last message it consumed.
+        parent_key: The run that started it, or None.
+        parent_command: Key of the parent's command that started it.
+        refused_by: Fingerprint of the code that could not replay it, or empty.
+        created: Bytes of its first event list (who, what, with which arguments).
+        outcome: Bytes of the event list that brought it to rest, or None.
+    """
+
+    run_key: RunKey
+    run_id: str
+    workflow: str
+    code_version: str
+    status: Status
+    version: int
+    hash: bytes
+    epoch: int
+    worker_key: WorkerKey | None
+    wake_at: Micros | None
+    created_at: Micros
+    updated_at: Micros
+    step: str
+    cursor: int
+    deaths: int
+    max_recoveries: int
+    inbox_seq: int
+    inbox_done: int
+    parent_key: RunKey | None
+    parent_command: str
+    refused_by: str
+    created: bytes = b""
+    outcome: bytes | None = None
+
+
+class AttemptRecord(Struct, frozen=True, kw_only=True):
+    """How far the attempts of one unfinished step have come: the only thing about a step that is not in the journal.
+
+    Attributes:
+        run_key: The run.
+        key: Command key of the step.
+        attempt: The attempt that runs, or (if ``due_at`` is set) that is due next.
+        failures: How many attempts have raised.
+        due_at: When that attempt may start; None if it has started.
+        recoveries: The run's count of recoveries when this was written: each later one cost an attempt.
+        details: JSON of the last heartbeat's details, or None.
+        error: JSON of the ErrorRecord of the last failure, or None.
+    """
+
+    run_key: RunKey
+    key: str
+    attempt: int
+    failures: int = 0
+    due_at: Micros | None = None
+    recoveries: int = 0
+    details: bytes | None = None
+    error: bytes | None = None
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """One thing in a run's inbox: it arrives as an input, in order, once.
+
+    Attributes:
+        seq: Its place in the inbox, given by the store; 0 before it is posted.
+        event: JSON of the event that it becomes.
+        dedupe: A second message with the same non-empty dedupe key is ignored.
+        at: When it was posted.
+    """
+
+    event: bytes
+    dedupe: str = ""
+    seq: int = 0
+    at: Micros = 0
+
+
+class WorkerRecord(Struct, frozen=True, kw_only=True):
+    """A process (more exactly: one engine in it) that drives runs.
+
+    Attributes:
+        worker_key: Its token, never reused; also the upper 31 bits of the run keys that it may hand out.
+        name: Host and pid, for people.
+        alive: False once anybody proved it dead. A dead token never renews.
+        lease_seconds: How long it is trusted after a heartbeat.
+        run_count: Runs it owns.
+    """
+
+    worker_key: WorkerKey
+    name: str
+    alive: bool
+    lease_seconds: float
+    run_count: int = 0

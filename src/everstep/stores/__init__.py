@@ -1,0 +1,1 @@
+"""Where journals are kept: one contract (``base``), one reference (``memory``), and the real ones."""

@@ -1,0 +1,372 @@
+"""
+The store contract. A store keeps runs, journals, attempts, inboxes and workers; it never runs a user's code.
+
+Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each by its number:
+
+    P1   What was acknowledged is durable. What raised has either happened whole or not at all; repeating the same write tells.
+    P2   A run's versions are gapless from 1 and each entry is chained to the one before by its hash.
+    P3   An entry lands only at exactly the next version, and only with the epoch of the run's current owner.
+    P4   Landing is idempotent: an entry whose hash is already stored at its version answers ``Landed`` and changes nothing.
+    P5   Side effects of a write (children, messages, consumption, attempts, release, outcome) happen iff its entry lands, in the
+         same transaction. One fenced or refused write of a batch leaves the others alone.
+    P6   One run per run_id. Creating it again answers with the run that exists, whatever its arguments: the caller compares.
+    P7   Any change of owner, epoch or status by somebody else than the owner appends an entry in the same transaction.
+    P8   A claim takes a run that nobody owns and that is due, or whose owner is proved dead; epoch + 1; two claims never get the
+         same run. A run of an unknown workflow, or refused by exactly this code, is never handed out.
+    P9   A worker proved dead is marked dead before any of its runs is claimed, and a dead token never renews.
+    P10  Messages are numbered per run without gaps, in order; a dedupe key is accepted once; posting to an unowned run makes it
+         due. A run at rest accepts none.
+    P11  Release (parking) and ending succeed only if the inbox is consumed to its end; else ``Behind`` and nothing has changed.
+    P12  A write whose ``not_before`` lies in the future of the store's clock is refused with ``TooEarly``, and changes nothing.
+    P13  A run that comes to rest posts its outcome to its parent's inbox in the same transaction.
+    P14  A run whose workers keep dying without progress is first claimed alone, then ends dead (``judge_recovery``).
+    P15  Reading never blocks writing, takes no lock that a writer waits for, and verifies nothing: callers verify the chain.
+
+Times: ``now()`` is the store's clock. Leases count on a clock that does not jump.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, TypeAlias
+
+from msgspec import Struct
+
+from everstep.events import Event, RunDied
+from everstep.journal import Entry
+from everstep.records import (
+    AttemptRecord,
+    Message,
+    Micros,
+    RunKey,
+    RunRecord,
+    Status,
+    WorkerKey,
+    WorkerRecord,
+)
+
+LEASE_SECONDS_DEFAULT = 15.0
+RUN_KEYS_PER_WORKER = 1 << 32
+"""A worker hands out run keys ``worker_key << 32 | n`` by itself: a local start needs its key, for the hash, before it commits."""
+SUSPECT_DEATHS = 3
+"""A run that saw this many workers die in a row, without progress, is claimed alone: bystanders made progress and were cleared."""
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------------------
+
+
+class NewRun(Struct, frozen=True, kw_only=True):
+    """A run to create.
+
+    Attributes:
+        run_id: Its name.
+        workflow: Its workflow.
+        code_version: Version of the code that starts it.
+        created: JSON list with its ``RunCreated`` event: what entry 1 holds, unless the write that creates it brings its own.
+        wake_at: When it is due; None for at once.
+        max_recoveries: See RunRecord.
+        parent_key: Run that starts it, if any. Its outcome goes there.
+        parent_command: Key of the command that starts it.
+    """
+
+    run_id: str
+    workflow: str
+    code_version: str
+    created: bytes
+    wake_at: Micros | None = None
+    max_recoveries: int = 20
+    parent_key: RunKey | None = None
+    parent_command: str = ""
+
+
+class Post(Struct, frozen=True, kw_only=True):
+    """A message to another run, by its id, sent as a side effect of an entry. To an unknown or resting run it is dropped."""
+
+    run_id: str
+    message: Message
+
+
+class Append(Struct, frozen=True, kw_only=True):
+    """One entry to land, with everything that depends on it.
+
+    Attributes:
+        entry: Sealed; at the run's version + 1.
+        status: The run's status after it.
+        step: See RunRecord.
+        cursor: See RunRecord.
+        consumed: The inbox is consumed up to this seq.
+        create: The run itself, if this is its first entry; it is then created owned by ``worker_key``.
+        worker_key: The owner that writes.
+        release: Give the run back: nobody owns it afterwards. Implied when ``status`` is at rest or paused.
+        wake_at: With ``release``: when it is due; None if only a message can wake it.
+        children: Runs that exist iff the entry landed. One whose id is taken by another parent posts ``ChildRefused``.
+        posts: Messages to other runs.
+        attempts: Rows to write, for steps that are still unfinished.
+        settled: Keys of steps whose attempt rows (if any) are no longer needed.
+        not_before: Refused unless the store's clock has reached this.
+        refused_by: With status paused: fingerprint of the code that could not replay it.
+    """
+
+    entry: Entry
+    worker_key: WorkerKey
+    status: Status
+    step: str = ""
+    cursor: int = 0
+    consumed: int = 0
+    create: NewRun | None = None
+    release: bool = False
+    wake_at: Micros | None = None
+    children: tuple[NewRun, ...] = ()
+    posts: tuple[Post, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
+    settled: tuple[str, ...] = ()
+    not_before: Micros | None = None
+    refused_by: str = ""
+
+
+class Keep(Struct, frozen=True, kw_only=True):
+    """A write of the owner without an entry: rows of attempts, and possibly giving the run back as it stands.
+
+    Attributes:
+        run_key: The run.
+        worker_key: Its owner.
+        epoch: The owner's epoch.
+        attempts: Rows to write.
+        release: Give the run back. ``status`` says as what (queued when work is left to do, waiting otherwise).
+        wake_at: With ``release``: when it is due; None if only a message can wake it.
+    """
+
+    run_key: RunKey
+    worker_key: WorkerKey
+    epoch: int
+    consumed: int = 0
+    attempts: tuple[AttemptRecord, ...] = ()
+    release: bool = False
+    status: Status = Status.WAITING
+    wake_at: Micros | None = None
+
+
+Write: TypeAlias = Append | Keep
+
+
+class ClaimRequest(Struct, frozen=True, kw_only=True):
+    """What a worker is able to drive.
+
+    Attributes:
+        worker_key: Who asks.
+        workflows: Fingerprint of its code, by the name of the workflow.
+        run_max: At most this many runs.
+        alone: The worker drives nothing now, so it may be given one suspect (and then only that one).
+    """
+
+    worker_key: WorkerKey
+    workflows: Mapping[str, str]
+    run_max: int
+    alone: bool = False
+
+
+class RunFilter(Struct, frozen=True, kw_only=True):
+    """Which runs to list: newest first.
+
+    Attributes:
+        statuses: Any of these; empty for all.
+        workflow: Exactly this name; empty for all.
+        id_prefix: Ids that begin so.
+        created_from: Not before this instant.
+        before: Only runs older than the one with this run key: the cursor for paging.
+        limit: At most this many, 1 to 1,000.
+    """
+
+    statuses: tuple[Status, ...] = ()
+    workflow: str = ""
+    id_prefix: str = ""
+    created_from: Micros | None = None
+    before: RunKey | None = None
+    limit: int = 50
+
+
+# --- what is answered ------------------------------------------------------------------------------------------------------
+
+
+class Created(Struct, frozen=True):
+    """The run now exists."""
+
+    run: RunRecord
+
+
+class Exists(Struct, frozen=True):
+    """The id was taken: by this run. Nothing was created."""
+
+    run: RunRecord
+
+
+class Landed(Struct, frozen=True):
+    """The write is durable."""
+
+
+class Fenced(Struct, frozen=True):
+    """Somebody else owns the run, or its journal went on without this writer. Nothing was written."""
+
+
+class Behind(Struct, frozen=True):
+    """Messages arrived that the run has not consumed; it may not be released or ended. Nothing was written."""
+
+
+class TooEarly(Struct, frozen=True):
+    """By the store's clock a timer of this entry is not due. Nothing was written."""
+
+
+class Refused(Struct, frozen=True):
+    """The store cannot take this write, whatever is tried (too large, for instance). Nothing was written."""
+
+    reason: str
+
+
+Outcome: TypeAlias = Landed | Fenced | Behind | TooEarly | Exists | Refused
+
+
+class Claimed(Struct, frozen=True):
+    """A run that now belongs to the worker, with all that is needed to go on.
+
+    Attributes:
+        run: The run, after the claim entry.
+        entries: Its whole journal, the claim entry last.
+        attempts: Rows of unfinished steps.
+        inbox: Messages not yet consumed, in order.
+        alone: It is a suspect: drive nothing else until it makes progress.
+    """
+
+    run: RunRecord
+    entries: Sequence[Entry]
+    attempts: Sequence[AttemptRecord]
+    inbox: Sequence[Message]
+    alone: bool = False
+
+
+class Claims(Struct, frozen=True):
+    """Answer to a claim.
+
+    Attributes:
+        runs: What was claimed.
+        next_due_at: When the earliest run that this worker could claim becomes due, as far as is known now; None for none.
+        suspects_wait: A suspect is due that may only be claimed by a worker that drives nothing else.
+        died: Runs (id, status) that the claim ended as dead.
+    """
+
+    runs: Sequence[Claimed]
+    next_due_at: Micros | None = None
+    suspects_wait: bool = False
+    died: Sequence[str] = ()
+
+
+# --- the contract ------------------------------------------------------------------------------------------------------------
+
+
+class Store(Protocol):
+    """See the promises at the head of this module. Every verb may raise StoreUnavailable; then nothing is known but P1."""
+
+    url: str
+
+    def now(self) -> Micros:
+        """The store's clock, calibrated; does no I/O. Microseconds since the Unix epoch."""
+        ...
+
+    async def open(self) -> None:
+        """Connect, create or check the schema. Safe to repeat.
+
+        Raises:
+            SchemaMismatch: Newer than this code, or no store of everstep.
+            StoreUnavailable: It cannot be reached.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything. Safe to repeat. Workers enlisted through this object are retired."""
+        ...
+
+    async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:
+        """Register a worker and return its token."""
+        ...
+
+    async def heartbeat(self, worker_key: WorkerKey) -> bool:
+        """Renew the lease of everything that the worker owns. False: it was declared dead, and must enlist anew (P9)."""
+        ...
+
+    async def retire(self, worker_key: WorkerKey) -> None:
+        """The worker leaves in good order; whatever it still owns may be claimed at once. Safe to repeat."""
+        ...
+
+    async def create(self, runs: Sequence[NewRun]) -> list[Created | Exists]:
+        """Create queued runs, each with its first entry (epoch 0, not drained). One answer per run, in order (P6)."""
+        ...
+
+    async def claim(self, request: ClaimRequest) -> Claims:
+        """Take over runs that are due or orphaned (P7, P8, P9, P14)."""
+        ...
+
+    async def commit(self, batch: Sequence[Write]) -> list[Outcome]:
+        """The one write of progress: all of the batch in one transaction, each with its own fate (P3, P4, P5, P11, P12).
+
+        At most one write per run in a batch. One outcome per write, in order.
+        """
+        ...
+
+    async def post(self, run_id: str, message: Message) -> RunRecord | None:
+        """Put a message into a run's inbox (P10). Returns the run as it now is; None if there is no such run.
+
+        If the returned run is at rest the message was *not* accepted.
+        """
+        ...
+
+    async def pull(self, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
+        """Messages that wait, unconsumed, for runs that the worker owns. Consumes nothing."""
+        ...
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """One run, with its ``created`` and ``outcome`` bytes."""
+        ...
+
+    async def list(self, query: RunFilter) -> list[RunRecord]:
+        """Runs, newest first, without ``created`` and ``outcome``."""
+        ...
+
+    async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
+        """The journal in order, to its end or up to a version. Empty if there is no such run. Needs no claim."""
+        ...
+
+    async def workers(self) -> list[WorkerRecord]:
+        """Every worker that is alive or still owns runs."""
+        ...
+
+    async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
+        """Wait until something may have changed in the store through others, or until ``timeout`` seconds have passed.
+
+        Costs no statement while nothing changes. True if something may have changed. A client without a worker passes None.
+        """
+        ...
+
+
+# --- decisions that every store makes alike ----------------------------------------------------------------------------------
+
+Judgement: TypeAlias = Literal["claim", "alone", "dead"]
+
+
+def judge_recovery(deaths: int, max_recoveries: int, *, was_alone: bool) -> Judgement:
+    """Decide what becomes of a run that was due, or whose owner died. Pure: the caller applies it.
+
+    Args:
+        deaths: Workers that died with it in a row without progress, the one that just died included.
+        max_recoveries: The run's limit.
+        was_alone: The worker that just died drove only this run, so nothing else can be the cause.
+    """
+    if deaths > max_recoveries and was_alone:
+        return "dead"
+    return "alone" if deaths >= min(SUSPECT_DEATHS, max_recoveries + 1) else "claim"
+
+
+def death_of(deaths: int) -> Event:
+    """The verdict that ends a poisoned run."""
+    return RunDied(
+        f"{deaths} workers in a row died while driving this run, the last one driving nothing else. Nothing more was executed. "
+        "Find out what kills the process (the last step scheduled is in its history), then retry the run."
+    )
