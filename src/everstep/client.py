@@ -1,0 +1,390 @@
+"""
+Start, ask and tell: everything a program does with runs that it does not drive.
+
+A client reads and writes the store; it runs no workflow code and owns no run. What it starts is driven by whatever engine has
+that workflow, in this process or another. An engine offers the same surface and only answers faster, because it sees its own
+runs end (``Waiter``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+
+import msgspec
+from msgspec import Struct
+
+from everstep.codec import rebuild_error
+from everstep.core.snapshots import Snapshot, fold, instant
+from everstep.core.starting import describe_start, first_event, refuse_conflict
+from everstep.definitions import Call, Workflow
+from everstep.errors import (
+    RunCancelled,
+    RunConflict,
+    RunDead,
+    RunFailed,
+    RunNotFound,
+    RunPaused,
+    RunTimeout,
+    UsageError,
+)
+from everstep.events import (
+    CancelRequested,
+    Event,
+    RunCancelled as RunCancelledEvent,
+    RunCreated,
+    RunDied,
+    RunFailed as RunFailedEvent,
+    RunSucceeded,
+    decode_events,
+    encode_event,
+    encode_events,
+)
+from everstep.ids import check_run_id, new_run_id
+from everstep.journal import Entry, decode_verified, verify_chain
+from everstep.records import ErrorRecord, Message, Micros, RunKey, RunRecord, Status, WorkerRecord
+from everstep.stores.base import Created, NewRun, RunFilter, Store
+from everstep.stores.urls import open_store
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+OnConflict = Literal["join", "raise"]
+
+POLL_SECONDS_MAX = 1.0
+"""A store tells when something changed; this bounds the wait if it could not."""
+
+
+class HistoryEntry(Struct, frozen=True):
+    """One entry of a journal, for reading.
+
+    Attributes:
+        version: Its number.
+        at: When it was made, an aware datetime.
+        epoch: Under which claim.
+        hash: Hex.
+        events: What happened.
+    """
+
+    version: int
+    at: Any
+    epoch: int
+    hash: str
+    events: tuple[Event, ...]
+
+
+class Waiter(Protocol):
+    """Waits until a run may have changed."""
+
+    async def __call__(self, run_id: str, timeout: float) -> None: ...
+
+
+class Handle(Generic[R_co]):
+    """One run, from outside. Made by ``start`` and ``handle``; awaiting it gives the result."""
+
+    def __init__(self, client: Client, run_id: str, workflow: Workflow[..., Any] | None) -> None:
+        self._client = client
+        self._workflow = workflow
+        self.run_id = run_id
+
+    def __await__(self) -> Generator[Any, None, R_co]:
+        return self.result().__await__()
+
+    def __repr__(self) -> str:
+        return f"<run {self.run_id}>"
+
+    async def result(self, timeout: float | None = None) -> R_co:
+        """Wait for the run's result.
+
+        Args:
+            timeout: Seconds to wait; None for as long as it takes, 0 to look once.
+
+        Raises:
+            RunFailed: The workflow raised; ``__cause__`` is what.
+            RunCancelled: It was cancelled.
+            RunDead: It was given up.
+            RunPaused: It is paused and cannot go on by itself.
+            RunTimeout: It has no result yet. The run goes on.
+            RunNotFound: There is no such run.
+        """
+        run = await self._client.wait_until_rest(self.run_id, timeout)
+        value: R_co = _result_of(run, self._workflow)
+        return value
+
+    async def status(self) -> Status:
+        """Where the run stands now."""
+        return (await self._client.get(self.run_id)).status
+
+    async def snapshot(self, version: int | None = None) -> Snapshot:
+        """The state envelope after a version; None for the newest. Reads only; the hash chain is verified first.
+
+        Raises:
+            CorruptJournal: The journal was altered.
+            UsageError: There is no such version.
+        """
+        run, entries = await self._client.load_journal(self.run_id)
+        return fold(entries, run, version)
+
+    async def history(self) -> list[HistoryEntry]:
+        """Every entry of the journal, verified, oldest first."""
+        run, entries = await self._client.load_journal(self.run_id)
+        verify_chain(entries, run_key=run.run_key, run_id=run.run_id)
+        return [_readable(entry, self.run_id) for entry in entries]
+
+    async def cancel(self, reason: str = "", *, actor: str = "") -> bool:
+        """Ask the run to stop: it gets a CancelledError at its next await, and may clean up. Safe to repeat.
+
+        Returns:
+            False if it had come to rest already: nothing was asked.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        return await self._client.post_cancel(self.run_id, CancelRequested(reason, actor))
+
+
+class Client:
+    """A connection to a store, for programs that start and watch runs. Opens itself at first use.
+
+    Args:
+        store: A URL (``sqlite:///orders.db``) or an open store.
+
+    Raises:
+        InvalidStoreURL: The URL names no store.
+    """
+
+    def __init__(self, store: str | Store) -> None:
+        self.store = open_store(store) if isinstance(store, str) else store
+        self._opened = False
+        self._opening = asyncio.Lock()
+
+    async def __aenter__(self) -> Client:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Connect. Safe to repeat; every method does it by itself."""
+        async with self._opening:
+            if not self._opened:
+                await self.store.open()
+                self._opened = True
+
+    async def close(self) -> None:
+        """Let go of the store. Safe to repeat."""
+        async with self._opening:
+            if self._opened:
+                self._opened = False
+                await self.store.close()
+
+    async def start(
+        self,
+        call: Call[R],
+        *,
+        id: str | None = None,  # noqa: A002  # the API's word
+        tags: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        delay: float = 0.0,
+        on_conflict: OnConflict = "join",
+    ) -> Handle[R]:
+        """Start a run, or join the one that has this id. Once this returns, the run will happen. Safe to repeat with an id.
+
+        Args:
+            call: A call of a workflow; it is used up.
+            id: The run's id; None for a fresh one.
+            tags: Put on the run.
+            timeout: Seconds that it may take in all.
+            delay: Seconds before it starts.
+            on_conflict: What to do if the id is taken by the same start: ``join`` it, or ``raise``.
+
+        Raises:
+            RunConflict: The id is taken by another workflow or other arguments (or, with ``raise``, at all).
+            Unencodable: An argument cannot be stored.
+            UsageError: The call or an option is wrong.
+            StoreUnavailable: Unknown whether it was started; start it again with the same id.
+        """
+        await self.open()
+        created = self._describe(call, id, tags, timeout)
+        workflow = _workflow_of(call)
+        [answer] = await self.store.create([new_run(created, workflow, wake_at=self._due(delay))])
+        if not isinstance(answer, Created):
+            check_joinable(answer.run, created, on_conflict)
+        return Handle(self, created.run_id, workflow)
+
+    @overload
+    def handle(self, run_id: str) -> Handle[Any]: ...
+    @overload
+    def handle(self, run_id: str, workflow: Workflow[..., R]) -> Handle[R]: ...
+    def handle(self, run_id: str, workflow: Workflow[..., Any] | None = None) -> Handle[Any]:
+        """A handle of a run by its id. Without the workflow, its result comes as plain JSON values."""
+        return Handle(self, run_id, workflow)
+
+    async def get(self, run_id: str) -> RunRecord:
+        """The run as the store sees it. Raises RunNotFound."""
+        await self.open()
+        run = await self.store.get(run_id)
+        if run is None:
+            raise RunNotFound(
+                f"there is no run {ascii(run_id)[1:-1][:200]} in {self.store.url}. Nothing was changed. List what there is: everstep runs",
+                run_id=run_id,
+            )
+        return run
+
+    async def list(
+        self,
+        *,
+        status: Sequence[Status | str] = (),
+        workflow: str = "",
+        id_prefix: str = "",
+        created_from: Micros | None = None,
+        before: RunKey | None = None,
+        limit: int = 50,
+    ) -> list[RunRecord]:
+        """Runs, newest first.
+
+        Args:
+            status: Any of these; empty for all.
+            workflow: Exactly this name; empty for all.
+            id_prefix: Ids that begin so.
+            created_from: Not older than this.
+            before: Only runs older than the one with this key: for the next page.
+            limit: 1 to 1,000.
+        """
+        if not 1 <= limit <= 1000:
+            raise UsageError(f"limit={limit}: ask for 1 to 1,000 runs at a time, and page with before=.")
+        await self.open()
+        statuses = tuple(Status(one) for one in status)
+        return await self.store.list(
+            RunFilter(
+                statuses=statuses,
+                workflow=workflow,
+                id_prefix=id_prefix,
+                created_from=created_from,
+                before=before,
+                limit=limit,
+            )
+        )
+
+    async def workers(self) -> list[WorkerRecord]:
+        """Every worker that is alive or still owns runs."""
+        await self.open()
+        return await self.store.workers()
+
+    # --- what handles are made of -------------------------------------------------------------------------------------------------
+
+    async def load_journal(self, run_id: str) -> tuple[RunRecord, list[Entry]]:
+        """A run and its journal, consistent with each other; not verified."""
+        run = await self.get(run_id)
+        return run, await self.store.load(run.run_key, run.version)
+
+    async def post_cancel(self, run_id: str, request: CancelRequested) -> bool:
+        """Put a cancel into a run's inbox."""
+        await self.open()
+        run = await self.store.post(run_id, Message(event=encode_event(request)))
+        if run is None:
+            await self.get(run_id)  # Raises with the right words.
+            return False
+        self._posted(run)
+        return not run.status.is_at_rest
+
+    async def wait_until_rest(self, run_id: str, timeout: float | None) -> RunRecord:
+        """Wait until a run has an outcome, or cannot get one by itself."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            run = await self.get(run_id)
+            if run.status.is_at_rest or run.status is Status.PAUSED:
+                return run
+            left = POLL_SECONDS_MAX if deadline is None else min(POLL_SECONDS_MAX, deadline - time.monotonic())
+            if left <= 0:
+                raise RunTimeout(
+                    f"run {run_id} has no result after {timeout:g} s; it is {run.status} at {run.step or 'its beginning'}. "
+                    "It goes on; ask again, or cancel it.",
+                    run_id=run_id,
+                )
+            await self._wait_for_change(run_id, left)
+
+    async def _wait_for_change(self, run_id: str, timeout: float) -> None:
+        """Wait until the run may have changed. Engines override this: they know more."""
+        await self.store.wait_for_work(None, timeout)
+
+    def _posted(self, run: RunRecord) -> None:
+        """A message was posted to a run. Engines override this."""
+
+    def _describe(
+        self, call: Call[Any], run_id: str | None, tags: Mapping[str, str] | None, timeout: float | None
+    ) -> RunCreated:
+        checked = new_run_id() if run_id is None else check_run_id(run_id)
+        return describe_start(call, checked, os.urandom(16), self.store.now(), tags or {}, timeout)
+
+    def _due(self, delay: float) -> Micros | None:
+        if not 0 <= delay < float("inf"):
+            raise UsageError(f"delay={delay!r}: give a finite number of seconds, at least 0.")
+        return self.store.now() + round(delay * 1e6) if delay else None
+
+
+def new_run(created: RunCreated, workflow: Workflow[..., Any], *, wake_at: Micros | None = None) -> NewRun:
+    """What the store is asked to create."""
+    return NewRun(
+        run_id=created.run_id,
+        workflow=created.workflow,
+        code_version=created.code_version,
+        created=encode_events([created]),
+        wake_at=wake_at,
+        max_recoveries=workflow.max_recoveries,
+    )
+
+
+def check_joinable(existing: RunRecord, requested: RunCreated, on_conflict: OnConflict) -> None:
+    """Return if a start may join an existing run, else raise RunConflict."""
+    refuse_conflict(first_event(existing.created), requested)
+    if on_conflict == "raise":
+        raise RunConflict(
+            f"run {existing.run_id} exists already ({existing.status}), started with the same arguments. Nothing was started. "
+            "Leave out on_conflict='raise' to join it.",
+            run_id=existing.run_id,
+        )
+
+
+def _workflow_of(call: Call[Any]) -> Workflow[..., Any]:
+    assert isinstance(call.definition, Workflow), "describe_start refuses calls of steps"
+    return call.definition
+
+
+def _readable(entry: Entry, run_id: str) -> HistoryEntry:
+    events = tuple(decode_verified(entry, run_id))
+    return HistoryEntry(entry.version, instant(entry.at), entry.epoch, entry.hash.hex(), events)
+
+
+def _result_of(run: RunRecord, workflow: Workflow[..., Any] | None) -> Any:
+    """The result of a run that cannot go further by itself, or the error that says why there is none."""
+    last = decode_events(run.outcome)[-1] if run.outcome else None
+    match last:
+        case RunSucceeded(result=result):
+            return workflow.result.decode(result) if workflow else msgspec.json.decode(result)
+        case RunFailedEvent(error=record):
+            raise _failure(run, record) from rebuild_error(record, {})
+        case RunCancelledEvent(reason=reason):
+            because = f": {reason}" if reason else ""
+            raise RunCancelled(f"run {run.run_id} was cancelled{because}. It has no result.", run_id=run.run_id)
+        case RunDied(reason=reason):
+            raise RunDead(f"run {run.run_id} was given up: {reason}", run_id=run.run_id)
+        case _:
+            raise RunPaused(
+                f"run {run.run_id} is paused and will not go on by itself. What it did so far is kept. "
+                f"See why: everstep show {run.run_id}",
+                run_id=run.run_id,
+            )
+
+
+def _failure(run: RunRecord, record: ErrorRecord) -> RunFailed | RunTimeout:
+    kind = RunTimeout if record.type == "everstep.errors.RunTimeout" else RunFailed
+    at = f" at {run.step}" if run.step else ""
+    return kind(
+        f"run {run.run_id} failed{at}: {record.type}: {record.message}. What it finished is kept in its history: "
+        f"everstep show {run.run_id}",
+        run_id=run.run_id,
+    )

@@ -1,0 +1,347 @@
+"""
+The event loop that workflow code runs under: asyncio's own primitives, made deterministic.
+
+It has no clock, no threads and no I/O. ``call_soon`` appends to a queue; ``call_later`` becomes a durable timer that somebody
+else fires; ``time()`` is the instant of the activation. Everything a workflow should not do there raises and says what to use
+instead. asyncio's coordination primitives (gather, wait, TaskGroup, timeout, Lock, Queue, …) need nothing more than this.
+
+Three things differ from an ordinary loop, each for determinism:
+
+* Futures and tasks hash by the order in which they were made, so sets of them iterate alike in every process.
+* A task remembers its *path* (``0``, ``0.1``, ``0.1.1``) and counts what it asks for: the names of its commands.
+* A cancel that meets an await whose result is already there stays *owed*: the code gets the result, and the cancel at its next
+  await. Delivering it at once would throw the result away (a charge that happened, say). It is as if the cancel had come a
+  moment later, so every program that is right under asyncio is right here; and it is never lost.
+
+How a drain nests in the host: the host's loop and task step aside (``_leave_task``), this loop is the running one until its
+queue is empty, then they return. The C implementation of Task insists on exactly this order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio import events, tasks
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from contextvars import Context
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from everstep.errors import Evicted, UsageError
+
+T = TypeVar("T")
+
+CLOSE_ATTEMPTS = 16
+"""How often an evicted coroutine that awaits again in its ``finally`` is closed once more before it is left behind."""
+MAIN_PATH = "0"
+CALLBACK_PATH = "~"
+"""Path of code that runs in a callback of the loop rather than in a task."""
+
+
+class TimerHost(Protocol):
+    """Who keeps the loop's timers."""
+
+    def start_timer(self, delay_seconds: float, handle: asyncio.TimerHandle) -> None: ...
+    def cancel_timer(self, handle: asyncio.TimerHandle) -> None: ...
+
+
+class ReplayFuture(asyncio.Future[T]):
+    """A future that hashes by its ordinal."""
+
+    _loop: DeterministicLoop
+
+    def __init__(self, *, loop: DeterministicLoop) -> None:
+        super().__init__(loop=loop)
+        self._ordinal = loop.next_ordinal()
+
+    def __hash__(self) -> int:
+        return self._ordinal
+
+
+class _EvictedFuture(ReplayFuture[Any]):
+    """What a loop that is being evicted hands out: awaiting it unwinds the coroutine."""
+
+    def __await__(self) -> Generator[Any, None, NoReturn]:
+        raise Evicted("the run is leaving memory")
+        yield
+
+    __iter__ = __await__
+
+
+class ReplayTask(asyncio.Task[T]):
+    """A task that hashes by its ordinal, knows its path, and never loses a result to a cancel (see the module)."""
+
+    _loop: DeterministicLoop
+
+    def __init__(
+        self, coro: Coroutine[Any, Any, T], *, loop: DeterministicLoop, path: str, name: str | None, context: Context | None
+    ) -> None:
+        self._ordinal = loop.next_ordinal()
+        self.path = path
+        self.command_count = 0
+        self.task_count = 0
+        super().__init__(coro, loop=loop, name=name or f"task {path}", context=context)
+
+    def __hash__(self) -> int:
+        return self._ordinal
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Request cancellation; see the module for what happens when the awaited result is already there."""
+        waiter: Any = self._fut_waiter  # type: ignore[attr-defined]  # a member of C tasks that typeshed does not list
+        if self.done() or waiter is None or not waiter.done():
+            return super().cancel(msg)
+        # The C code asks the waiter first. Answering "I took care of it" counts the request but leaves the await alone.
+        waiter.cancel = _take_care
+        try:
+            accepted = super().cancel(msg)
+        finally:
+            del waiter.cancel
+        self._loop.owe_cancel(self, waiter, msg)
+        return accepted
+
+    def pay_cancel(self, msg: Any) -> None:
+        """Deliver an owed cancel now; its request has been counted already."""
+        if self.cancelling():
+            self.uncancel()
+            super().cancel(msg)
+
+
+def _take_care(msg: Any = None) -> bool:
+    return True
+
+
+class DeterministicLoop(asyncio.AbstractEventLoop):
+    """See the module. One per run in memory.
+
+    Attributes:
+        scope: What ``everstep.ambient`` finds: set by the program that owns the loop.
+        is_closing: The run is being evicted; nothing new may start.
+    """
+
+    def __init__(self, timer_host: TimerHost, on_error: Callable[[dict[str, Any]], None]) -> None:
+        self.scope: Any = None
+        self.is_closing = False
+        self._timers = timer_host
+        self._on_error = on_error
+        self._ready: deque[asyncio.Handle] = deque()
+        self._ordinal = 0
+        self._seconds = 0.0
+        self._tasks: dict[str, ReplayTask[Any]] = {}
+        self._callback_commands = 0
+        self._callback_tasks = 0
+        self._owed: list[tuple[ReplayTask[Any], Any, Any]] = []
+
+    # --- driving it -----------------------------------------------------------------------------------------------------------
+
+    def drain(self, seconds: float) -> None:
+        """Run everything that is ready, until nothing is. ``seconds`` is what ``time()`` says meanwhile."""
+        self._seconds = seconds
+        ready = self._ready
+        with self._as_running_loop():
+            while ready:
+                handle = ready.popleft()
+                if not handle._cancelled:  # type: ignore[attr-defined]  # asyncio's own loops read it as well
+                    handle._run()
+                if self._owed:
+                    self._pay_owed()
+
+    def make_ready(self, handle: asyncio.Handle) -> None:
+        """Queue a handle (a timer that fired)."""
+        self._ready.append(handle)
+
+    def evict(self) -> None:
+        """Close every coroutine, the last made first, so that a group finds its members gone. Nothing of it is recorded."""
+        self.is_closing = True
+        self._ready.clear()
+        with self._as_running_loop():
+            for task in reversed(self._tasks.values()):
+                _close(task)
+        self._tasks.clear()
+        self._ready.clear()
+
+    @contextmanager
+    def _as_running_loop(self) -> Iterator[None]:
+        host = events._get_running_loop()
+        host_task = tasks.current_task(host) if host is not None else None
+        hooks = sys.get_asyncgen_hooks()
+        if host is not None and host_task is not None:
+            tasks._leave_task(host, host_task)
+        events._set_running_loop(self)
+        sys.set_asyncgen_hooks(firstiter=None, finalizer=self._finalize_generator)
+        try:
+            yield
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+            events._set_running_loop(host)
+            if host is not None and host_task is not None:
+                tasks._enter_task(host, host_task)
+
+    def _finalize_generator(self, generator: Any) -> None:
+        # Called when the last reference goes, which CPython does at once: as deterministic as the code that dropped it.
+        if not self.is_closing:
+            self.call_soon(self.create_task, generator.aclose())
+
+    # --- names ----------------------------------------------------------------------------------------------------------------
+
+    def next_ordinal(self) -> int:
+        """The next number for a future or task of this loop."""
+        self._ordinal += 1
+        return self._ordinal
+
+    def next_key(self) -> str:
+        """The key of the command that is being issued: path of the current task and ordinal in it."""
+        task: Any = tasks.current_task(self)
+        if task is None:
+            self._callback_commands += 1
+            return f"{CALLBACK_PATH}:{self._callback_commands}"
+        task.command_count += 1
+        return f"{task.path}:{task.command_count}"
+
+    def _next_path(self) -> str:
+        task: Any = tasks.current_task(self)
+        if task is None:
+            self._callback_tasks += 1
+            return f"{CALLBACK_PATH}.{self._callback_tasks}"
+        task.task_count += 1
+        return f"{task.path}.{task.task_count}"
+
+    # --- owed cancels ---------------------------------------------------------------------------------------------------------
+
+    def owe_cancel(self, task: ReplayTask[Any], waiter: Any, msg: Any) -> None:
+        """Remember to cancel the task at its next await."""
+        self._owed.append((task, waiter, msg))
+
+    def _pay_owed(self) -> None:
+        owed, self._owed = self._owed, []
+        for task, waiter, msg in owed:
+            if task.done():
+                continue
+            if task._fut_waiter is waiter:  # type: ignore[attr-defined]  # it has not run since
+                self._owed.append((task, waiter, msg))
+            else:
+                task.pay_cancel(msg)
+
+    # --- the loop's interface ---------------------------------------------------------------------------------------------------
+
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(self._seconds + delay, callback, args, self, context)
+        self._timers.start_timer(delay, handle)
+        return handle
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_later(when - self._seconds, callback, *args, context=context)
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        self._timers.cancel_timer(handle)
+
+    def time(self) -> float:
+        """Seconds since the run was created, at the instant of this activation."""
+        return self._seconds
+
+    def create_future(self) -> ReplayFuture[Any]:
+        return ReplayFuture(loop=self) if not self.is_closing else _EvictedFuture(loop=self)
+
+    def create_task(  # type: ignore[override]  # typeshed's signature changes with every minor version
+        self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None, **more: Any
+    ) -> ReplayTask[T]:
+        if self.is_closing:
+            coro.close()
+            raise Evicted("the run is leaving memory")
+        if any(more.values()):
+            raise UsageError(f"create_task({', '.join(more)}=…): eager tasks are not deterministic under replay. Leave it out.")
+        return self._start(coro, self._next_path(), name, context)
+
+    def create_main_task(self, coro: Coroutine[Any, Any, T]) -> ReplayTask[T]:
+        """The task of the workflow function itself, in an empty context: nothing of the host's leaks in."""
+        return self._start(coro, MAIN_PATH, None, Context())
+
+    def _start(
+        self, coro: Coroutine[Any, Any, T], path: str, name: str | None, context: Context | None
+    ) -> ReplayTask[T]:
+        task = ReplayTask(coro, loop=self, path=path, name=name, context=context)
+        # The loop keeps tasks alive: asyncio itself refers to them weakly only.
+        self._tasks[path] = task
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task.path, None)  # type: ignore[attr-defined]  # every task here is a ReplayTask
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return True
+
+    def is_closed(self) -> bool:
+        return self.is_closing
+
+    def get_task_factory(self) -> None:
+        return None
+
+    def get_exception_handler(self) -> None:
+        return None
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        self.call_exception_handler(context)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if not self.is_closing:
+            self._on_error(context)
+
+
+def _close(task: ReplayTask[Any]) -> None:
+    """Unwind one coroutine; its ``finally`` blocks run, and anything that they await raises Evicted."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant to end here
+    coro: Any = task.get_coro()
+    for _ in range(CLOSE_ATTEMPTS):
+        try:
+            coro.close()
+        except RuntimeError:
+            continue  # "coroutine ignored GeneratorExit": it awaited something old; close it there.
+        except BaseException:  # noqa: BLE001  # whatever a finally raises while memory is being freed concerns nobody
+            return
+        return
+
+
+# --- what a workflow may not do ---------------------------------------------------------------------------------------------------
+
+_IN_A_STEP = "do it in a step: its result is recorded, and replay does not repeat it"
+_REFUSED = {
+    "run_in_executor": f"threads are not deterministic; {_IN_A_STEP} (a step may be a plain function: it runs in a thread)",
+    "call_soon_threadsafe": "only the engine may reach into a workflow; send it a message",
+    "set_debug": "the loop of a workflow has no debug mode",
+    "set_task_factory": "task factories are not deterministic under replay",
+    "set_exception_handler": "errors of a workflow are recorded by the engine; catch them where they occur",
+    "run_forever": "the loop is already driven by the engine",
+    "run_until_complete": "the loop is already driven by the engine; use await",
+    "stop": "the engine stops the loop; return from the workflow",
+    "close": "the engine closes the loop; return from the workflow",
+    "shutdown_asyncgens": "the engine closes what is left open",
+    "shutdown_default_executor": "there are no threads here",
+    "set_default_executor": "there are no threads here",
+}
+
+
+def _refuse(name: str, instead: str) -> Callable[..., NoReturn]:
+    def refused(self: DeterministicLoop, *args: Any, **kwargs: Any) -> NoReturn:
+        raise UsageError(f"workflow code called loop.{name}(): {instead}. Nothing was done.")
+
+    refused.__name__ = name
+    return refused
+
+
+for _name in dir(asyncio.AbstractEventLoop):
+    if not _name.startswith("_") and _name not in vars(DeterministicLoop):
+        setattr(DeterministicLoop, _name, _refuse(_name, _REFUSED.get(_name, f"it reaches outside the workflow; {_IN_A_STEP}")))
+DeterministicLoop.__abstractmethods__ = frozenset()

@@ -1,0 +1,78 @@
+"""
+When code and journal no longer agree: what counts as a difference, and how it is told. Pure.
+
+A command is the same if its key, kind, name and the digest of its arguments (or its timer's length) are. The line in the source
+is shown but never compared, so a new comment strands nobody. Order between tasks is not compared either: keys name the task.
+"""
+
+from __future__ import annotations
+
+from everstep.errors import NondeterminismError
+from everstep.events import (
+    ChildCancelled,
+    ChildStarted,
+    CommandEvent,
+    StepCancelled,
+    StepScheduled,
+    TimerCancelled,
+    TimerStarted,
+)
+
+_SHOWN_CHARS = 120
+
+
+def slot_of(event: CommandEvent) -> str:
+    """What the command is expected under: starting something and cancelling it are two commands of one key."""
+    match event:
+        case StepCancelled() | TimerCancelled() | ChildCancelled():
+            return f"cancel {event.key}"
+        case _:
+            return event.key
+
+
+def same_command(recorded: CommandEvent, requested: CommandEvent) -> bool:
+    """Whether the code asks for what was recorded."""
+    match recorded, requested:
+        case StepScheduled(), StepScheduled():
+            return recorded.step == requested.step and recorded.digest == requested.digest
+        case TimerStarted(), TimerStarted():
+            return recorded.delay == requested.delay
+        case ChildStarted(), ChildStarted():
+            return recorded.workflow == requested.workflow and recorded.digest == requested.digest
+        case _:
+            return type(recorded) is type(requested)
+
+
+def show_command(event: CommandEvent | None) -> str:
+    """One line: what it was, and where in the source."""
+    match event:
+        case None:
+            return "nothing"
+        case StepScheduled():
+            return f"step {event.step}({_short(event.args)})".ljust(44) + event.source
+        case TimerStarted():
+            return f"timer of {event.delay / 1e6:g} s".ljust(44) + event.source
+        case ChildStarted():
+            return f"child {event.workflow}({_short(event.args)})".ljust(44) + event.source
+        case StepCancelled() | TimerCancelled() | ChildCancelled():
+            return f"cancellation of {event.key}"
+
+
+def diverged(
+    run_id: str, version: int, recorded: CommandEvent | None, requested: CommandEvent | None, recorded_on: str
+) -> NondeterminismError:
+    """The error: recorded and requested side by side, what did not happen, what to do."""
+    return NondeterminismError(
+        f"run {run_id}: the workflow code no longer matches its journal at entry {version}.\n"
+        f"  recorded:  {show_command(recorded)}\n"
+        f"  requested: {show_command(requested)}\n"
+        f"{recorded_on}"
+        "Nothing was executed and the journal is unchanged; the run is paused. Deploy the code that it started on; it then goes "
+        f"on by itself. To see the journal: everstep show {run_id}"
+    )
+
+
+def _short(args: object) -> str:
+    text = bytes(args).decode(errors="replace")[1:-1]  # type: ignore[call-overload]  # a msgspec.Raw
+    text = text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
+    return text.encode("unicode_escape").decode() if not text.isprintable() else text

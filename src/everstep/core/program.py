@@ -1,0 +1,388 @@
+"""
+A run's code in memory: inputs in, commands out.
+
+The program never waits and never knows the time; it is told both. Live and replayed it behaves alike, with one difference: live,
+a command that the code issues is appended to ``issued``; replayed, it is looked up among the commands that the entry recorded,
+and compared at the moment of the call, so that the traceback of a mismatch points at the user's line.
+
+An activation applies *all* its inputs first (a future resolved, a handle appended; never user code) and drains once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import CancelledError, tasks
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from random import Random
+from typing import Any, assert_never
+
+from msgspec import Raw
+
+from everstep.codec import Undecodable, describe_error, rebuild_error
+from everstep.core.loop import DeterministicLoop, ReplayFuture
+from everstep.core.mismatch import diverged, same_command, slot_of
+from everstep.definitions import Call, Step, Workflow
+from everstep.errors import (
+    Evicted,
+    NondeterminismError,
+    RunCancelled as RunCancelledError,
+    RunDead,
+    RunFailed as RunFailedError,
+    StepFailed as StepFailedError,
+    StepOutcomeUnknown as StepOutcomeUnknownError,
+    StepTimeout,
+    UsageError,
+)
+from everstep.events import (
+    CancelRequested,
+    ChildCancelled,
+    ChildFailed,
+    ChildRefused,
+    ChildStarted,
+    ChildSucceeded,
+    CommandEvent,
+    DeadlinePassed,
+    Ending,
+    Input,
+    RunCancelled,
+    RunClaimed,
+    RunCreated,
+    RunFailed,
+    RunResumed,
+    RunSucceeded,
+    StepCancelled,
+    StepCompleted,
+    StepFailed,
+    StepOutcomeUnknown,
+    StepScheduled,
+    TimerCancelled,
+    TimerFired,
+    TimerStarted,
+)
+from everstep.ids import child_run_id
+from everstep.records import ErrorRecord, Micros
+
+logger = logging.getLogger("everstep")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIMER_SECONDS_MAX = 100 * 365.25 * 86400
+"""A century: longer than any machine, shorter than what overflows a calendar in year 9999."""
+
+
+class Operation(ReplayFuture[Any]):
+    """A step or child run that the code asked for, as the future that it awaits."""
+
+    def __init__(self, program: Program, event: StepScheduled | ChildStarted, call: Call[Any]) -> None:
+        super().__init__(loop=program.loop)
+        self._program = program
+        self.event = event
+        self.definition = call.definition
+        self.recoveries = program.recoveries
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel and record the intent. What the body still does is no longer waited for."""
+        if self.done():
+            return False
+        self._program.withdraw(self.event)
+        return super().cancel(msg)
+
+
+class Timer:
+    """A handle of the loop that somebody has to fire."""
+
+    __slots__ = ("event", "handle")
+
+    def __init__(self, event: TimerStarted, handle: asyncio.TimerHandle) -> None:
+        self.event = event
+        self.handle = handle
+
+
+class Program:
+    """One run's workflow code under its own loop.
+
+    Attributes:
+        operations: Steps and children that are not finished, by key.
+        timers: Timers that have not fired, by key.
+        issued: Commands of the current activation, live.
+        ending: How the run ended, once it has.
+        cancel_requested: The cancel that arrived, if one did.
+        divergence: The first mismatch between code and journal; the program is useless from then on.
+        recoveries: How often the run had been taken over when the current activation was made; operations remember theirs.
+        step: Name of the step or child last asked for.
+        cursor: How many steps and children have been asked for.
+    """
+
+    def __init__(self, workflow: Workflow[..., Any], run_id: str) -> None:
+        self.workflow = workflow
+        self.run_id = run_id
+        self.loop = DeterministicLoop(self, self._report)
+        self.loop.scope = self
+        self.operations: dict[str, Operation] = {}
+        self.timers: dict[str, Timer] = {}
+        self.issued: list[CommandEvent] = []
+        self.ending: Ending | None = None
+        self.cancel_requested: CancelRequested | DeadlinePassed | None = None
+        self.divergence: NondeterminismError | None = None
+        self.version = 0
+        self.random = Random()
+        self.recoveries = 0
+        self.step = ""
+        self.cursor = 0
+        self._expected: dict[str, CommandEvent] | None = None
+        self._timer_keys: dict[asyncio.TimerHandle, str] = {}
+        self._created: RunCreated | None = None
+        self._created_at: Micros = 0
+        self._at: Micros = 0
+        self._salt = b""
+        self._main: asyncio.Task[Any] | None = None
+
+    # --- activation -----------------------------------------------------------------------------------------------------------
+
+    def activate(self, inputs: Iterable[Input], at: Micros, version: int) -> list[CommandEvent]:
+        """Go on live: apply the inputs, run the code as far as it goes, and return what it asks for."""
+        self._expected = None
+        self.issued = []
+        self._run(inputs, at, version)
+        return self.issued
+
+    def replay(self, inputs: Iterable[Input], recorded: Iterable[CommandEvent], at: Micros, version: int) -> None:
+        """Go on as recorded: apply the inputs and check that the code asks for the recorded commands and nothing else.
+
+        Raises:
+            NondeterminismError: It does not. The program must then be evicted.
+        """
+        self._expected = {slot_of(event): event for event in recorded}
+        self._run(inputs, at, version)
+        if self.divergence is None and self._expected:
+            left = next(iter(self._expected.values()))
+            self.divergence = diverged(self.run_id, self.version, left, None, self._recorded_on())
+        if self.divergence is not None:
+            raise self.divergence
+
+    def evict(self) -> None:
+        """Free the memory: coroutines are closed in order, and what they still ask for is refused."""
+        self.loop.evict()
+        self.operations.clear()
+        self.timers.clear()
+
+    def _run(self, inputs: Iterable[Input], at: Micros, version: int) -> None:
+        self._at, self.version = at, version
+        for event in inputs:
+            self._apply(event)
+        if self._main is None:
+            self._begin()
+        try:
+            self.loop.drain((at - self._created_at) / 1e6)
+        except SystemExit:
+            pass  # The task has it as its exception too: it is the workflow's failure, not the worker's order to exit.
+        if self._main is not None and self._main.done() and self.ending is None and self.divergence is None:
+            self.ending = self._conclude(self._main)
+
+    def _begin(self) -> None:
+        created = self._created
+        assert created is not None, "a journal begins with RunCreated"
+        args, kwargs = self.workflow.arguments.decode(created.args)
+        self._main = self.loop.create_main_task(self.workflow.function(*args, **kwargs))
+        if self.cancel_requested is not None:
+            self._main.cancel()
+
+    def _conclude(self, main: asyncio.Task[Any]) -> Ending:
+        try:
+            return RunSucceeded(Raw(self.workflow.result.encode(main.result())))
+        except CancelledError as error:
+            match self.cancel_requested:
+                case CancelRequested(reason=reason):
+                    return RunCancelled(reason)
+                case DeadlinePassed():
+                    return RunFailed(ErrorRecord("everstep.errors.RunTimeout", f"the run took longer than {self.workflow.timeout:g} s"))
+                case None:
+                    return RunFailed(describe_error(error))
+        except BaseException as error:  # noqa: BLE001  # whatever user code raised is the run's outcome, SystemExit included
+            return RunFailed(describe_error(error))
+
+    # --- inputs -----------------------------------------------------------------------------------------------------------------
+
+    def _apply(self, event: Input) -> None:
+        match event:
+            case StepCompleted(key, result) | ChildSucceeded(key, result):
+                operation = self.operations.pop(key, None)
+                if operation is not None and not operation.done():
+                    self._resolve(operation, result)
+            case StepFailed() | ChildFailed() | ChildRefused() | StepOutcomeUnknown():
+                operation = self.operations.pop(event.key, None)
+                if operation is not None and not operation.done():
+                    operation.set_exception(self._failure(operation, event))
+            case TimerFired(key):
+                timer = self.timers.pop(key, None)
+                if timer is not None:
+                    del self._timer_keys[timer.handle]
+                    self.loop.make_ready(timer.handle)
+            case CancelRequested() | DeadlinePassed():
+                self._request_cancel(event)
+            case RunCreated():
+                self._created, self._created_at = event, self._at
+                self._salt = bytes.fromhex(event.salt)
+                self.random.seed(event.salt)
+            case RunClaimed() | RunResumed():
+                pass
+            case _:
+                assert_never(event)
+
+    def _resolve(self, operation: Operation, result: Raw) -> None:
+        try:
+            operation.set_result(operation.definition.result.decode(result))
+        except Undecodable as error:
+            self.divergence = self.divergence or NondeterminismError(
+                f"run {self.run_id}: the recorded result of {operation.definition.name} no longer fits its declared type: {error}. "
+                "Nothing was executed and the journal is unchanged; the run is paused. Deploy code whose type can read it."
+            )
+
+    def _failure(
+        self, operation: Operation, event: StepFailed | ChildFailed | ChildRefused | StepOutcomeUnknown
+    ) -> Exception:
+        name = operation.definition.name
+        match event:
+            case StepFailed(error=record, attempt=attempt, timed_out=timed_out):
+                kind = StepTimeout if timed_out else StepFailedError
+                tries = "attempt" if attempt == 1 else "attempts"
+                error: Exception = kind(
+                    f"step {name} of run {self.run_id} failed after {attempt} {tries}: {record.type}: {record.message}",
+                    step=name,
+                    attempt=attempt,
+                )
+                error.__cause__ = rebuild_error(record, _declared_errors(operation.definition))
+                return error
+            case StepOutcomeUnknown():
+                return StepOutcomeUnknownError(
+                    f"step {name} of run {self.run_id} was begun by a worker that died, so its outcome is unknown. It was not "
+                    "executed again, because it is at_most_once. Find out what happened, then go on or undo it.",
+                    step=name,
+                )
+            case ChildFailed(status=status, error=record):
+                return self._child_failure(operation.event, status, record)
+            case ChildRefused(reason=reason):
+                return RunFailedError(f"child {name} of run {self.run_id} was not started: {reason}", run_id=self.run_id)
+
+    def _child_failure(self, event: StepScheduled | ChildStarted, status: str, record: ErrorRecord) -> Exception:
+        child = event.run_id if isinstance(event, ChildStarted) else ""
+        kind = {"cancelled": RunCancelledError, "dead": RunDead}.get(status, RunFailedError)
+        error = kind(f"child run {child} ended as {status}: {record.type}: {record.message}", run_id=child)
+        error.__cause__ = rebuild_error(record, {})
+        return error
+
+    def _request_cancel(self, event: CancelRequested | DeadlinePassed) -> None:
+        if self.cancel_requested is None:
+            self.cancel_requested = event
+            if self._main is not None:
+                self._main.cancel()
+
+    # --- commands: called by user code, through the loop --------------------------------------------------------------------------
+
+    def issue(self, call: Call[Any]) -> Operation:
+        """Ask for a step or a child run. Called at the await, so errors point there."""
+        self._check_open()
+        key = self.loop.next_key()
+        definition, args = call.definition, call.encoded()
+        digest = blake2b(args, key=self._salt, digest_size=8).hexdigest()
+        if isinstance(definition, Step):
+            event: Any = StepScheduled(key, definition.name, Raw(args), digest, call.source)
+        else:
+            child_id = child_run_id(self.run_id, key)
+            event = ChildStarted(key, child_id, definition.name, Raw(args), digest, call.source)
+        operation = Operation(self, self._record(event), call)
+        self.operations[key] = operation
+        self.step = definition.name
+        self.cursor += 1
+        return operation
+
+    def withdraw(self, event: StepScheduled | ChildStarted) -> None:
+        """The code no longer waits for an operation."""
+        if self.loop.is_closing:
+            return
+        self.operations.pop(event.key, None)
+        self._record(StepCancelled(event.key) if isinstance(event, StepScheduled) else ChildCancelled(event.key))
+
+    def start_timer(self, delay_seconds: float, handle: asyncio.TimerHandle) -> None:
+        """The loop's ``call_later``: a durable timer."""
+        self._check_open()
+        if not delay_seconds <= _TIMER_SECONDS_MAX:
+            raise UsageError(
+                f"run {self.run_id}: a timer of {delay_seconds} s was asked for. It was not started. The longest possible is a "
+                "century; to wait for good, wait for an event instead."
+            )
+        delay = max(0, round(delay_seconds * 1e6))
+        key = self.loop.next_key()
+        event = self._record(TimerStarted(key, delay, self._at + delay))
+        assert isinstance(event, TimerStarted)
+        self.timers[key] = Timer(event, handle)
+        self._timer_keys[handle] = key
+
+    def cancel_timer(self, handle: asyncio.TimerHandle) -> None:
+        """The loop's ``TimerHandle.cancel``; of one that has fired it means nothing."""
+        key = self._timer_keys.pop(handle, None)
+        if key is not None and not self.loop.is_closing:
+            del self.timers[key]
+            self._record(TimerCancelled(key))
+
+    def _record(self, event: Any) -> Any:
+        """Live: note the command. Replayed: find it among the recorded ones, or raise where it was called."""
+        if self._expected is None:
+            self.issued.append(event)
+            return event
+        if self.divergence is not None:
+            raise self.divergence
+        recorded = self._expected.pop(slot_of(event), None)
+        if recorded is None or not same_command(recorded, event):
+            self.divergence = diverged(self.run_id, self.version, recorded, event, self._recorded_on())
+            raise self.divergence
+        return recorded
+
+    def _check_open(self) -> None:
+        if self.loop.is_closing:
+            raise Evicted(f"run {self.run_id} is leaving memory")
+
+    def _recorded_on(self) -> str:
+        import sys
+
+        running = f"{sys.version_info.major}.{sys.version_info.minor}"
+        recorded = self._created.python if self._created else running
+        if recorded == running:
+            return ""
+        return f"The journal was recorded on Python {recorded} and this is {running}: their asyncio schedules tasks differently.\n"
+
+    def _report(self, context: dict[str, Any]) -> None:
+        """What asyncio would log: a task's exception that nobody looked at. Once, not again on replay."""
+        if not self.is_replaying:
+            error = context.get("exception")
+            logger.error("run %s: %s", self.run_id, context.get("message"), exc_info=error)
+
+    # --- the scope: what user code sees ---------------------------------------------------------------------------------------------
+
+    @property
+    def workflow_name(self) -> str:
+        """Name of the workflow."""
+        return self.workflow.name
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether what happens now has happened before."""
+        return self._expected is not None
+
+    def now(self) -> datetime:
+        """The instant of this activation."""
+        return _EPOCH + timedelta(microseconds=self._at)
+
+    def current_task(self) -> asyncio.Task[Any] | None:
+        """The task whose code is running."""
+        return tasks.current_task(self.loop)
+
+
+def _declared_errors(definition: Step[..., Any] | Workflow[..., Any]) -> dict[str, type[BaseException]]:
+    """Exception types that the definition names, by qualified name: the ones that a stored error may be rebuilt as."""
+    if not isinstance(definition, Step):
+        return {}
+    declared = (*definition.retry.on, *definition.retry.give_up_on)
+    return {f"{kind.__module__}.{kind.__qualname__}": kind for kind in declared}

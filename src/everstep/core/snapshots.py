@@ -1,0 +1,198 @@
+"""
+The state envelope: what a run looked like at any version of its journal. Pure, a fold over events.
+
+A snapshot is derived, immutable and needs no code of the workflow: it can be had of any version of any run, live or ended, by
+any process. ``verify_chain`` comes first: a snapshot of a journal that does not verify is not made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_never
+
+import msgspec
+from msgspec import Struct
+
+from everstep.errors import UsageError
+from everstep.events import (
+    CancelRequested,
+    ChildCancelled,
+    ChildFailed,
+    ChildRefused,
+    ChildStarted,
+    ChildSucceeded,
+    DeadlinePassed,
+    Event,
+    RunCancelled,
+    RunClaimed,
+    RunCreated,
+    RunDied,
+    RunFailed,
+    RunPaused,
+    RunResumed,
+    RunSucceeded,
+    StepCancelled,
+    StepCompleted,
+    StepFailed,
+    StepOutcomeUnknown,
+    StepScheduled,
+    TimerCancelled,
+    TimerFired,
+    TimerStarted,
+)
+from everstep.journal import Entry, decode_verified, verify_chain
+from everstep.records import ErrorRecord, Micros, RunRecord, Status
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Checkpoint(Struct, frozen=True):
+    """One committed point: the step that was finished, when, and the hash of the entry that says so."""
+
+    step: str
+    at: datetime
+    hash: str
+
+
+class Pointer(Struct, frozen=True):
+    """The execution pointer.
+
+    Attributes:
+        name: The step (or child) that was asked for last and has not finished; empty if none is open.
+        cursor: How many steps and children have been asked for.
+    """
+
+    name: str
+    cursor: int
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """A run at one version.
+
+    Attributes:
+        run_id: Its id.
+        workflow: Its workflow.
+        code_version: Version of the code that it started on.
+        version: Number of the entry that this is the state after.
+        status: Where it stood.
+        current_step: The execution pointer.
+        payload: ``{"arguments": …, "steps": {"charge": result, "charge#2": …}, "result": …}`` as plain JSON values.
+        checkpoints: Every finished step so far, in order.
+        error: Why it failed, was paused or given up, if it was.
+        hash: Hash of the entry.
+    """
+
+    run_id: str
+    workflow: str
+    code_version: str
+    version: int
+    status: Status
+    current_step: Pointer
+    payload: Mapping[str, Any]
+    checkpoints: tuple[Checkpoint, ...]
+    error: ErrorRecord | None
+    hash: str
+
+
+def instant(micros: Micros) -> datetime:
+    """An instant of the store's clock as an aware datetime."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None) -> Snapshot:
+    """The state after a version; None for the newest.
+
+    Args:
+        entries: The run's journal from its first entry, at least up to ``version``.
+        run: The run, for its id; its status counts only for the newest version.
+        version: Which state.
+
+    Raises:
+        CorruptJournal: The chain does not verify up to there.
+        UsageError: There is no such version.
+    """
+    wanted = len(entries) if version is None else version
+    if not 1 <= wanted <= len(entries):
+        raise UsageError(f"run {run.run_id} has no version {version}: its versions are 1 to {len(entries)}.")
+    verify_chain(entries[:wanted], run_key=run.run_key, run_id=run.run_id)
+    state = _Fold()
+    for entry in entries[:wanted]:
+        for event in decode_verified(entry, run.run_id):
+            state.apply(event, entry)
+    last = entries[wanted - 1]
+    newest = wanted == run.version
+    return Snapshot(
+        run_id=run.run_id,
+        workflow=run.workflow,
+        code_version=run.code_version,
+        version=last.version,
+        status=run.status if newest else state.status,
+        current_step=Pointer(state.open_step(), state.cursor),
+        payload=state.payload,
+        checkpoints=tuple(state.checkpoints),
+        error=state.error,
+        hash=last.hash.hex(),
+    )
+
+
+class _Fold:
+    """The state that grows while events are applied."""
+
+    def __init__(self) -> None:
+        self.status = Status.QUEUED
+        self.payload: dict[str, Any] = {"arguments": {}, "steps": {}}
+        self.checkpoints: list[Checkpoint] = []
+        self.error: ErrorRecord | None = None
+        self.cursor = 0
+        self._open: dict[str, str] = {}
+        self._seen: dict[str, int] = {}
+
+    def open_step(self) -> str:
+        """The operation asked for last among those that have not finished."""
+        return next(reversed(self._open.values()), "")
+
+    def apply(self, event: Event, entry: Entry) -> None:
+        """Apply one event."""
+        match event:
+            case RunCreated(args=args):
+                self.payload["arguments"] = msgspec.json.decode(args)
+            case RunClaimed() | RunResumed():
+                self.status, self.error = Status.RUNNING, None
+            case StepScheduled(key=key, step=name) | ChildStarted(key=key, workflow=name):
+                self.cursor += 1
+                self._open[key] = name
+            case StepCompleted(key=key, result=result) | ChildSucceeded(key=key, result=result):
+                self._finish(key, msgspec.json.decode(result), entry)
+            case StepFailed(key=key, error=error) | ChildFailed(key=key, error=error):
+                self._finish(key, {"error": msgspec.to_builtins(error)}, entry)
+            case StepOutcomeUnknown(key=key):
+                self._finish(key, {"error": "outcome unknown"}, entry)
+            case ChildRefused(key=key, reason=reason):
+                self._finish(key, {"error": reason}, entry)
+            case StepCancelled(key=key) | ChildCancelled(key=key):
+                self._open.pop(key, None)
+            case RunSucceeded(result=result):
+                self.status = Status.SUCCEEDED
+                self.payload["result"] = msgspec.json.decode(result)
+            case RunFailed(error=error):
+                self.status, self.error = Status.FAILED, error
+            case RunCancelled(reason=reason):
+                self.status, self.error = Status.CANCELLED, ErrorRecord("everstep.errors.RunCancelled", reason)
+            case RunPaused(reason=reason):
+                self.status, self.error = Status.PAUSED, ErrorRecord("everstep.errors.RunPaused", reason)
+            case RunDied(reason=reason):
+                self.status, self.error = Status.DEAD, ErrorRecord("everstep.errors.RunDead", reason)
+            case TimerStarted() | TimerCancelled() | TimerFired() | CancelRequested() | DeadlinePassed():
+                pass  # These change what the run waits for, not what it has.
+            case _:
+                assert_never(event)
+
+    def _finish(self, key: str, result: Any, entry: Entry) -> None:
+        name = self._open.pop(key, None)
+        if name is None:
+            return  # It was cancelled before; its late outcome is history, not state.
+        count = self._seen[name] = self._seen.get(name, 0) + 1
+        self.payload["steps"][name if count == 1 else f"{name}#{count}"] = result
+        self.checkpoints.append(Checkpoint(name, instant(entry.at), entry.hash.hex()))
+

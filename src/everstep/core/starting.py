@@ -1,0 +1,104 @@
+"""
+Starting a run: what is recorded of it, and whether a second start with the same id means the same thing. Pure.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from everstep.definitions import Call, Workflow
+from everstep.errors import RunConflict, UsageError
+from everstep.events import RunCreated, decode_events
+from everstep.records import Micros
+
+_SHOWN_CHARS = 200
+
+
+def describe_start(
+    call: Call[Any], run_id: str, salt: bytes, now: Micros, tags: Mapping[str, str], timeout: float | None, parent: str = ""
+) -> RunCreated:
+    """The first event of a run. Uses the call up.
+
+    Args:
+        call: A call of a workflow.
+        run_id: Checked already.
+        salt: 16 random bytes that key the digests of this run's arguments.
+        now: The store's clock.
+        tags: Added to the workflow's own.
+        timeout: Seconds that the run may take in all; None for the workflow's own limit.
+        parent: Id of the run that starts it.
+
+    Raises:
+        UsageError: It is a call of a step.
+        Unencodable: An argument cannot be stored.
+        CallAlreadyUsed: The call was used before.
+    """
+    workflow = call.definition
+    if not isinstance(workflow, Workflow):
+        call.close()
+        raise UsageError(f"{call!r} is a call of a step. Only a workflow can be started: write one that awaits this step.")
+    args = call.encoded()
+    call.take()
+    limit = timeout or workflow.timeout
+    return RunCreated(
+        run_id=run_id,
+        workflow=workflow.name,
+        code_version=workflow.code_version,
+        args=msgspec.Raw(args),
+        salt=salt.hex(),
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        parent_run_id=parent,
+        deadline_at=None if limit is None else now + round(limit * 1e6),
+        tags={**workflow.tags, **tags},
+    )
+
+
+def first_event(created: bytes) -> RunCreated:
+    """The RunCreated event in the bytes of a run's first entry."""
+    event = decode_events(created)[0]
+    assert isinstance(event, RunCreated), "every journal begins with RunCreated"
+    return event
+
+
+def refuse_conflict(recorded: RunCreated, requested: RunCreated) -> None:
+    """Return if both are the same start.
+
+    Raises:
+        RunConflict: Another workflow or other arguments; lists the fields that differ.
+    """
+    differences = start_differences(recorded, requested)
+    if differences:
+        listed = "\n".join(f"  {line}" for line in differences)
+        raise RunConflict(
+            f"run {requested.run_id} exists already and was started differently:\n{listed}\n"
+            "Nothing was started and that run is untouched. Use another id, or start it with the same arguments to join it.",
+            run_id=requested.run_id,
+            differences=differences,
+        )
+
+
+def start_differences(recorded: RunCreated, requested: RunCreated) -> tuple[str, ...]:
+    """One line for each field in which two starts differ. Versions of the code do not count, tags neither."""
+    if recorded.workflow != requested.workflow:
+        return (f"workflow: {recorded.workflow} recorded, {requested.workflow} requested",)
+    if bytes(recorded.args) == bytes(requested.args):
+        return ()
+    before: dict[str, Any] = msgspec.json.decode(recorded.args)
+    after: dict[str, Any] = msgspec.json.decode(requested.args)
+    names = [*before, *(name for name in after if name not in before)]
+    return tuple(
+        f"{name}: {_show(before, name)} recorded, {_show(after, name)} requested"
+        for name in names
+        if before.get(name, ...) != after.get(name, ...)
+    )
+
+
+def _show(arguments: Mapping[str, Any], name: str) -> str:
+    if name not in arguments:
+        return "its default"
+    text = ascii(arguments[name])
+    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
