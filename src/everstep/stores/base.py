@@ -7,12 +7,12 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
     P2   A run's versions are gapless from 1 and each entry is chained to the one before by its hash.
     P3   An entry lands only at exactly the next version, and only with the epoch of the run's current owner.
     P4   Landing is idempotent: an entry whose hash is already stored at its version answers ``Landed`` and changes nothing.
-    P5   Side effects of a write (children, messages, consumption, attempts, release, outcome) happen iff its entry lands, in the
-         same transaction. One fenced or refused write of a batch leaves the others alone.
+    P5   Side effects of a write (children, messages, consumption, attempts, release, outcome) happen iff its entry lands, in
+         the same transaction. One fenced or refused write of a batch leaves the others alone.
     P6   One run per run_id. Creating it again answers with the run that exists, whatever its arguments: the caller compares.
     P7   Any change of owner, epoch or status by somebody else than the owner appends an entry in the same transaction.
-    P8   A claim takes a run that nobody owns and that is due, or whose owner is proved dead; epoch + 1; two claims never get the
-         same run. A run of an unknown workflow, or refused by exactly this code, is never handed out.
+    P8   A claim takes a run that nobody owns and that is due, or whose owner is proved dead; epoch + 1; two claims never get
+         the same run. A run of an unknown workflow, or refused by exactly this code, is never handed out.
     P9   A worker proved dead is marked dead before any of its runs is claimed, and a dead token never renews.
     P10  Messages are numbered per run without gaps, in order; a dedupe key is accepted once; posting to an unowned run makes it
          due. A run at rest accepts none.
@@ -47,9 +47,9 @@ from everstep.records import (
 
 LEASE_SECONDS_DEFAULT = 15.0
 RUN_KEYS_PER_WORKER = 1 << 32
-"""A worker hands out run keys ``worker_key << 32 | n`` by itself: a local start needs its key, for the hash, before it commits."""
+"""A worker hands out run keys ``worker_key << 32 | n`` itself: a local start needs its key, for the hash, before it commits."""
 SUSPECT_DEATHS = 3
-"""A run that saw this many workers die in a row, without progress, is claimed alone: bystanders made progress and were cleared."""
+"""A run that saw this many workers die in a row, without progress, is claimed alone: bystanders progressed and were cleared."""
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------------
@@ -326,10 +326,6 @@ class Store(Protocol):
         """One run, with its ``created`` and ``outcome`` bytes."""
         ...
 
-    async def list(self, query: RunFilter) -> list[RunRecord]:
-        """Runs, newest first, without ``created`` and ``outcome``."""
-        ...
-
     async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
         """The journal in order, to its end or up to a version. Empty if there is no such run. Needs no claim."""
         ...
@@ -338,11 +334,15 @@ class Store(Protocol):
         """Every worker that is alive or still owns runs."""
         ...
 
-    async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
+    async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:  # noqa: ASYNC109  # no error when it passes
         """Wait until something may have changed in the store through others, or until ``timeout`` seconds have passed.
 
         Costs no statement while nothing changes. True if something may have changed. A client without a worker passes None.
         """
+        ...
+
+    async def list(self, query: RunFilter) -> list[RunRecord]:
+        """Runs, newest first, without ``created`` and ``outcome``."""
         ...
 
 

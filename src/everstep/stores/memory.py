@@ -1,0 +1,496 @@
+"""
+The reference store: everything in dictionaries, nothing survives the process. For tests, and to say plainly what a store does.
+
+Where this file and another store disagree, one of them is wrong; ``tests/stores/test_differential.py`` finds out. Time comes in
+as two functions, so that a test decides what it is. Several engines of one process may share one object; a worker is declared
+dead when its lease runs out, or when a test calls ``kill``.
+
+No verb suspends (but ``wait_for_work``), so each is a transaction by itself: it decides first and then changes everything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from everstep.errors import StoreUnavailable
+from everstep.events import Event, RunDied
+from everstep.journal import GENESIS, Entry, entry_hash, seal
+from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, Status, WorkerKey, WorkerRecord
+from everstep.stores import rules
+from everstep.stores.base import (
+    Append,
+    Behind,
+    Claimed,
+    ClaimRequest,
+    Claims,
+    Created,
+    Exists,
+    Fenced,
+    Keep,
+    Landed,
+    NewRun,
+    Outcome,
+    Refused,
+    RunFilter,
+    TooEarly,
+    Write,
+    death_of,
+)
+from everstep.stores.changes import Changes
+
+
+class _Run(Struct):
+    record: RunRecord
+    entries: list[Entry] = []
+    inbox: list[Message] = []
+    attempts: dict[str, AttemptRecord] = {}
+
+    def waiting(self) -> list[Message]:
+        return self.inbox[self.record.inbox_done :]
+
+
+class _Worker(Struct):
+    key: WorkerKey
+    name: str
+    lease_seconds: float
+    heartbeat: float
+    locked: bool = True
+    gone: str = ""  # why it is not alive; empty while it is
+    was_alone: bool = False
+
+
+def _now() -> Micros:
+    return time.time_ns() // 1000
+
+
+class MemoryStore:
+    """A store that lives as long as this object.
+
+    Args:
+        now: The store's clock: microseconds since the Unix epoch, never going back.
+        monotonic: The clock that leases count on: seconds.
+    """
+
+    def __init__(self, now: Callable[[], Micros] = _now, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.url = "memory://"
+        self._clock = now
+        self._latest = 0
+        self._monotonic = monotonic
+        self._is_open = False
+        self._runs: dict[RunKey, _Run] = {}
+        self._keys: dict[str, RunKey] = {}
+        self._created_count = 0
+        self._workers: dict[WorkerKey, _Worker] = {}
+        self._enlisted_count = 0
+        self._changes = Changes()
+
+    def now(self) -> Micros:
+        """See Store."""
+        self._latest = max(self._latest, self._clock())
+        return self._latest
+
+    async def open(self) -> None:
+        """See Store. What was stored before a ``close`` is still there."""
+        self._is_open = True
+
+    async def close(self) -> None:
+        """See Store."""
+        if not self._is_open:
+            return
+        for worker_key in list(self._workers):
+            await self.retire(worker_key)
+        self._is_open = False
+
+    def kill(self, worker_key: WorkerKey) -> None:
+        """For tests: the worker's process dies now. The next claim of another worker finds out."""
+        self._workers[worker_key].locked = False
+        self._changes.mark()
+
+    # --- workers ------------------------------------------------------------------------------------------------------------
+
+    async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:
+        """See Store."""
+        self._check_open()
+        self._enlisted_count += 1
+        key = self._enlisted_count
+        self._workers[key] = _Worker(key, name, lease_seconds, self._monotonic())
+        self._changes.join(key)
+        return key
+
+    async def heartbeat(self, worker_key: WorkerKey) -> bool:
+        """See Store."""
+        self._check_open()
+        if not self._is_alive(worker_key):
+            return False
+        self._workers[worker_key].heartbeat = self._monotonic()
+        return True
+
+    async def retire(self, worker_key: WorkerKey) -> None:
+        """See Store."""
+        self._check_open()
+        worker = self._workers.get(worker_key)
+        if worker is not None and not worker.gone:
+            worker.gone, worker.locked = rules.RETIRED, False
+            self._forget_idle_dead()
+        self._changes.leave(worker_key)
+
+    async def workers(self) -> list[WorkerRecord]:
+        """See Store."""
+        self._check_open()
+        return [
+            WorkerRecord(
+                worker_key=each.key,
+                name=each.name,
+                alive=not each.gone,
+                lease_seconds=each.lease_seconds,
+                run_count=len(self._owned_by(each.key)),
+            )
+            for each in self._workers.values()
+        ]
+
+    # --- runs begin -----------------------------------------------------------------------------------------------------------
+
+    async def create(self, runs: Sequence[NewRun]) -> list[Created | Exists]:
+        """See Store."""
+        self._check_open()
+        for new in runs:
+            rules.check_text(new.created, f"run {new.run_id}")
+        answers = [self._create_queued(new) for new in runs]
+        self._changes.mark()
+        return answers
+
+    def _create_queued(self, new: NewRun) -> Created | Exists:
+        existing = self._find(new.run_id)
+        if existing is not None:
+            return Exists(_full(existing))
+        self._created_count += 1
+        now, key = self.now(), self._created_count
+        first = Entry(key, 1, 0, now, False, new.created, entry_hash(GENESIS, key, 1, 0, now, False, new.created))
+        wake_at = now if new.wake_at is None else new.wake_at
+        return Created(_full(self._add(new, first, Status.QUEUED, worker_key=None, wake_at=wake_at)))
+
+    def _add(self, new: NewRun, first: Entry, status: Status, *, worker_key: WorkerKey | None, wake_at: Micros | None) -> _Run:
+        record = RunRecord(
+            run_key=first.run_key,
+            run_id=new.run_id,
+            workflow=new.workflow,
+            code_version=new.code_version,
+            status=status,
+            version=1,
+            hash=first.hash,
+            epoch=first.epoch,
+            worker_key=worker_key,
+            wake_at=wake_at,
+            created_at=first.at,
+            updated_at=first.at,
+            step="",
+            cursor=0,
+            deaths=0,
+            max_recoveries=new.max_recoveries,
+            inbox_seq=0,
+            inbox_done=0,
+            parent_key=new.parent_key,
+            parent_command=new.parent_command,
+            refused_by="",
+        )
+        run = _Run(record, [first])
+        self._runs[first.run_key] = run
+        self._keys[new.run_id] = first.run_key
+        return run
+
+    # --- progress -------------------------------------------------------------------------------------------------------------
+
+    async def commit(self, batch: Sequence[Write]) -> list[Outcome]:
+        """See Store."""
+        self._check_open()
+        outcomes: list[Outcome] = []
+        for write in batch:
+            outcome = self._answer(write)
+            if outcome is None:
+                self._land(write)
+                outcome = Landed()
+                if rules.is_news(write):
+                    self._changes.mark(write.worker_key)
+            outcomes.append(outcome)
+        return outcomes
+
+    def _answer(self, write: Write) -> Outcome | None:
+        """What becomes of the write, decided before anything changes. None: it lands now."""
+        objection = rules.objection(write)
+        if isinstance(write, Keep):
+            run = self._runs.get(write.run_key)
+            fenced = run is None or not self._owns(write.worker_key, write.epoch, run)
+        elif write.create is not None:
+            run, fenced = self._find(write.create.run_id), not self._is_alive(write.worker_key)
+            if run is not None:
+                return Landed() if _has(run, write.entry) else Exists(_full(run))
+            if write.entry.run_key in self._runs:
+                objection = f"run key {write.entry.run_key} was handed out twice"
+        else:
+            run = self._runs.get(write.entry.run_key)
+            if run is not None and _has(run, write.entry):
+                return Landed()
+            fenced = (
+                run is None
+                or not self._owns(write.worker_key, write.entry.epoch, run)
+                or run.record.version + 1 != write.entry.version
+            )
+        if fenced:
+            return Fenced()
+        if objection:
+            return Refused(objection)
+        now = self.now()
+        if isinstance(write, Append) and write.not_before is not None and write.not_before > now:
+            return TooEarly()
+        return Behind() if run is not None and _is_behind(run.record, write, now) else None
+
+    def _owns(self, worker_key: WorkerKey, epoch: int, run: _Run) -> bool:
+        return run.record.worker_key == worker_key and run.record.epoch == epoch
+
+    def _land(self, write: Write) -> None:
+        run = self._runs[write.run_key] if isinstance(write, Keep) else self._land_entry(write)
+        for attempt in write.attempts:
+            run.attempts[attempt.key] = attempt
+        if rules.frees(write):
+            run.record = replace(
+                run.record,
+                status=write.status,
+                worker_key=None,
+                wake_at=rules.wake_after(write, self.now()),
+                refused_by=rules.refused_after(run.record.refused_by, write),
+            )
+        if isinstance(write, Append):
+            self._have_effects(run, write)
+
+    def _land_entry(self, write: Append) -> _Run:
+        entry = write.entry
+        if write.create is not None:
+            run = self._add(write.create, entry, write.status, worker_key=write.worker_key, wake_at=None)
+        else:
+            run = self._runs[entry.run_key]
+            run.entries.append(entry)
+        run.record = replace(
+            run.record,
+            status=write.status,
+            version=entry.version,
+            hash=entry.hash,
+            updated_at=entry.at,
+            step=write.step,
+            cursor=write.cursor,
+            deaths=0,
+            inbox_done=max(run.record.inbox_done, write.consumed),
+        )
+        for key in write.settled:
+            run.attempts.pop(key, None)
+        return run
+
+    def _have_effects(self, run: _Run, write: Append) -> None:
+        refused = [child for child in write.children if not self._has_child(rules.as_child(child, write.entry.run_key))]
+        for post in rules.posts_of(write, refused, run.record.run_id):
+            target = self._find(post.run_id)
+            if target is not None:
+                self._deliver(target, post.message)
+        if write.status.is_at_rest:
+            run.attempts.clear()
+            self._tell_parent(run, write.entry)
+
+    def _has_child(self, child: NewRun) -> bool:
+        run = self._find(child.run_id)
+        if run is None:
+            self._create_queued(child)
+            return True
+        return run.record.parent_key == child.parent_key and run.record.parent_command == child.parent_command
+
+    def _tell_parent(self, run: _Run, entry: Entry) -> None:
+        parent = None if run.record.parent_key is None else self._runs.get(run.record.parent_key)
+        message = rules.outcome_message(entry.events, run.record.parent_command)
+        if parent is not None and message is not None:
+            self._deliver(parent, message)
+
+    # --- messages -------------------------------------------------------------------------------------------------------------
+
+    async def post(self, run_id: str, message: Message) -> RunRecord | None:
+        """See Store."""
+        self._check_open()
+        rules.check_text(message.event, f"the message to run {run_id}")
+        run = self._find(run_id)
+        if run is None:
+            return None
+        self._deliver(run, message)
+        self._changes.mark()
+        return _full(run)
+
+    def _deliver(self, run: _Run, message: Message) -> None:
+        record = run.record
+        if record.status.is_at_rest or (message.dedupe and any(each.dedupe == message.dedupe for each in run.inbox)):
+            return
+        now, seq = self.now(), record.inbox_seq + 1
+        run.inbox.append(replace(message, seq=seq, at=now))
+        wake_at = rules.wake_by_message(record.status, record.worker_key, record.wake_at, now)
+        run.record = replace(record, inbox_seq=seq, wake_at=wake_at)
+
+    async def pull(self, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
+        """See Store."""
+        self._check_open()
+        owned = sorted(self._owned_by(worker_key), key=lambda run: run.record.run_key)
+        return [(run.record.run_key, run.waiting()) for run in owned if run.waiting()]
+
+    # --- claiming -------------------------------------------------------------------------------------------------------------
+
+    async def claim(self, request: ClaimRequest) -> Claims:
+        """See Store."""
+        self._check_open()
+        if not self._is_alive(request.worker_key):
+            return Claims([])
+        self._bury(request.worker_key)
+        choice = rules.choose(self._candidates(request), request, self.now())
+        died = [self._give_up(each) for each in choice.dead]
+        claimed = [self._take(each, request.worker_key, alone=choice.alone) for each in choice.taken]
+        self._forget_idle_dead()
+        if died or claimed:
+            self._changes.mark(request.worker_key)
+        return Claims(claimed, choice.next_due_at, choice.suspects_wait, died)
+
+    def _bury(self, claimer_key: WorkerKey) -> None:
+        """Mark every worker dead whose death can be proved now."""
+        for worker in self._workers.values():
+            if worker.gone or worker.key == claimer_key:
+                continue
+            if not worker.locked:
+                worker.gone = rules.KILLED
+            elif rules.is_expired(worker.heartbeat, worker.lease_seconds, self._monotonic()):
+                worker.gone = rules.LEASE_EXPIRED
+            worker.was_alone = bool(worker.gone) and len(self._owned_by(worker.key)) == 1
+
+    def _candidates(self, request: ClaimRequest) -> Iterator[rules.Candidate]:
+        drivable = [
+            run.record
+            for run in self._runs.values()
+            if rules.may_drive(request.workflows, run.record.workflow, run.record.refused_by)
+        ]
+        orphans = [each for each in drivable if each.worker_key is not None and not self._is_alive(each.worker_key)]
+        for orphan in sorted(orphans, key=lambda each: (each.worker_key, each.run_key)):
+            worker = self._workers[orphan.worker_key or 0]
+            yield rules.orphan(orphan.run_key, orphan.deaths, orphan.max_recoveries, worker.gone, was_alone=worker.was_alone)
+        unowned = [
+            (each.wake_at, each.run_key, each) for each in drivable if each.worker_key is None and each.wake_at is not None
+        ]
+        for wake_at, run_key, each in sorted(unowned, key=lambda item: item[:2]):
+            yield rules.Candidate(run_key=run_key, wake_at=wake_at, deaths=each.deaths, max_recoveries=each.max_recoveries)
+
+    def _take(self, candidate: rules.Candidate, worker_key: WorkerKey, *, alone: bool) -> Claimed:
+        run = self._runs[candidate.run_key]
+        name, previous = self._workers[worker_key].name, self._workers.get(run.record.worker_key or 0)
+        event = rules.claim_event(name, previous.name, previous.gone) if previous else rules.claim_event(name)
+        self._append_by_store(run, event, rules.status_after_claim(run.record.status), candidate.deaths, worker_key)
+        return Claimed(_full(run), list(run.entries), _sorted_attempts(run), run.waiting(), alone)
+
+    def _give_up(self, candidate: rules.Candidate) -> str:
+        run = self._runs[candidate.run_key]
+        self._append_by_store(run, death_of(candidate.deaths), Status.DEAD, candidate.deaths, None)
+        run.attempts.clear()
+        self._tell_parent(run, run.entries[-1])
+        return run.record.run_id
+
+    def _append_by_store(self, run: _Run, event: Event, status: Status, deaths: int, worker_key: WorkerKey | None) -> None:
+        record = run.record
+        at = max(record.updated_at, self.now())
+        entry = seal(record.hash, record.run_key, record.version + 1, record.epoch + 1, at, False, [event])
+        run.entries.append(entry)
+        run.record = replace(
+            record,
+            status=status,
+            version=entry.version,
+            hash=entry.hash,
+            epoch=entry.epoch,
+            worker_key=worker_key,
+            wake_at=None,
+            updated_at=at,
+            deaths=deaths,
+            refused_by="" if isinstance(event, RunDied) else record.refused_by,
+        )
+
+    # --- reading --------------------------------------------------------------------------------------------------------------
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """See Store."""
+        self._check_open()
+        run = self._find(run_id)
+        return None if run is None else _full(run)
+
+    async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
+        """See Store."""
+        self._check_open()
+        run = self._runs.get(run_key)
+        return [] if run is None else [each for each in run.entries if up_to is None or each.version <= up_to]
+
+    async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:  # noqa: ASYNC109  # no error when it passes
+        """See Store."""
+        self._check_open()
+        return await self._changes.wait(worker_key, timeout)
+
+    async def list(self, query: RunFilter) -> list[RunRecord]:
+        """See Store."""
+        self._check_open()
+        rules.check_filter(query)
+        newest_first = sorted((run.record for run in self._runs.values()), key=_age, reverse=True)
+        if query.before is not None:
+            limit = self._runs.get(query.before)
+            newest_first = [] if limit is None else [each for each in newest_first if _age(each) < _age(limit.record)]
+        return [each for each in newest_first if _matches(each, query)][: query.limit]
+
+    # --- small questions ------------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise StoreUnavailable("the store memory:// is not open. Nothing was read or written. Call open() first.")
+
+    def _find(self, run_id: str) -> _Run | None:
+        run_key = self._keys.get(run_id)
+        return None if run_key is None else self._runs[run_key]
+
+    def _is_alive(self, worker_key: WorkerKey) -> bool:
+        worker = self._workers.get(worker_key)
+        return worker is not None and not worker.gone
+
+    def _owned_by(self, worker_key: WorkerKey) -> Sequence[_Run]:
+        return [run for run in self._runs.values() if run.record.worker_key == worker_key]
+
+    def _forget_idle_dead(self) -> None:
+        for worker in list(self._workers.values()):
+            if worker.gone and not self._owned_by(worker.key):
+                del self._workers[worker.key]
+
+
+def _full(run: _Run) -> RunRecord:
+    outcome = run.entries[-1].events if run.record.status.is_at_rest else None
+    return replace(run.record, created=run.entries[0].events, outcome=outcome)
+
+
+def _has(run: _Run, entry: Entry) -> bool:
+    return 1 <= entry.version <= len(run.entries) and run.entries[entry.version - 1].hash == entry.hash
+
+
+def _is_behind(record: RunRecord, write: Write, now: Micros) -> bool:
+    return rules.must_be_consumed(write, now) and record.inbox_seq > max(record.inbox_done, write.consumed)
+
+
+def _sorted_attempts(run: _Run) -> Sequence[AttemptRecord]:
+    return [run.attempts[key] for key in sorted(run.attempts)]
+
+
+def _age(record: RunRecord) -> tuple[Micros, RunKey]:
+    return record.created_at, record.run_key
+
+
+def _matches(record: RunRecord, query: RunFilter) -> bool:
+    return (
+        (not query.statuses or record.status in query.statuses)
+        and (not query.workflow or record.workflow == query.workflow)
+        and record.run_id.startswith(query.id_prefix)
+        and (query.created_from is None or record.created_at >= query.created_from)
+    )

@@ -1,0 +1,282 @@
+"""
+Decisions that every store makes alike, so that no two of them can disagree. Pure: values in, values out.
+
+A store reads its rows, asks here what is to become of them, and writes that. What the promises of ``base`` leave open is
+settled here and nowhere else:
+
+- A write may be answered in several ways at once. The order is: ``Landed`` (it is there already), ``Exists``, ``Fenced``,
+  ``Refused``, ``TooEarly``, ``Behind``.
+- ``Behind`` guards against a lost wake-up and nothing else. A verdict of the engine (paused, dead) is not held up by messages
+  that nobody can consume, and a run that is given back due at once loses no wake-up.
+- A run remembers every code that refused it until it comes to rest: two wrong versions would otherwise hand it to each other
+  for ever.
+- Orphans are claimed before runs that are due, and those in the order of their due times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from msgspec import MsgspecError, Struct
+from msgspec.structs import replace
+
+from everstep.errors import UsageError
+from everstep.events import (
+    ChildFailed,
+    ChildRefused,
+    ChildSucceeded,
+    Event,
+    RunCancelled,
+    RunClaimed,
+    RunDied,
+    RunFailed,
+    RunResumed,
+    RunSucceeded,
+    decode_events,
+    encode_event,
+)
+from everstep.records import ErrorRecord, Message, Micros, RunKey, Status, WorkerKey
+from everstep.stores.base import RUN_KEYS_PER_WORKER, Append, ClaimRequest, Keep, NewRun, Post, RunFilter, Write, judge_recovery
+
+ENTRY_BYTES_MAX = 256 << 20
+"""Far above any limit on payloads, and below what a database takes in one value (SQLite: 1e9 bytes)."""
+LIST_LIMIT_MAX = 1000
+
+Why: TypeAlias = str
+KILLED: Why = "killed"
+LEASE_EXPIRED: Why = "lease expired"
+REBOOTED: Why = "rebooted"
+RETIRED: Why = "retired"
+
+
+# --- a write lands --------------------------------------------------------------------------------------------------------
+
+
+def frees(write: Write) -> bool:
+    """Nobody owns the run once this write has landed."""
+    if isinstance(write, Append) and (write.status is Status.PAUSED or write.status.is_at_rest):
+        return True
+    return write.release
+
+
+def wake_after(write: Write, now: Micros) -> Micros | None:
+    """When a run that is given back is due. Refused by some code, it is due at once for any other."""
+    if isinstance(write, Append):
+        if write.status.is_at_rest:
+            return None
+        if write.status is Status.PAUSED:
+            return now if write.refused_by else None
+    return write.wake_at
+
+
+def must_be_consumed(write: Write, now: Micros) -> bool:
+    """Messages that have not been consumed make this write ``Behind``."""
+    if not frees(write) or write.status in (Status.PAUSED, Status.DEAD):
+        return False
+    return write.wake_at is None or write.wake_at > now or write.status.is_at_rest
+
+
+def refused_after(refused_by: str, write: Write) -> str:
+    """Fingerprints of all code that refused the run, separated by blanks, after a write that gives it back."""
+    if not isinstance(write, Append):
+        return refused_by
+    if write.status is Status.PAUSED and write.refused_by:
+        return " ".join(sorted({*refused_by.split(), write.refused_by}))
+    return "" if write.status is Status.PAUSED or write.status.is_at_rest else refused_by
+
+
+def is_news(write: Write) -> bool:
+    """Others may have something to do once this write has landed."""
+    return frees(write) or (isinstance(write, Append) and bool(write.children or write.posts))
+
+
+def objection(write: Write) -> str:
+    """Why no store can take this write, or nothing. Sees only what is wrong with the write itself."""
+    if isinstance(write, Keep):
+        return ""
+    entry, new = write.entry, write.create
+    if new is not None and (entry.version != 1 or entry.run_key // RUN_KEYS_PER_WORKER != write.worker_key):
+        return f"entry {entry.version} of run key {entry.run_key} cannot create run {new.run_id} for worker {write.worker_key}"
+    texts = [entry.events, *(child.created for child in write.children), *(post.message.event for post in write.posts)]
+    return next(filter(None, map(_objection_to_text, texts)), "")
+
+
+def check_text(data: bytes, what: str) -> None:
+    """Raise UsageError if no store can take these bytes."""
+    reason = _objection_to_text(data)
+    if reason:
+        raise UsageError(f"{what} cannot be stored: {reason}. Nothing was stored. Encode it with everstep.events.")
+
+
+def _objection_to_text(data: bytes) -> str:
+    if len(data) > ENTRY_BYTES_MAX:
+        return f"{len(data):,} bytes at once, and the limit is {ENTRY_BYTES_MAX:,}"
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return f"events are JSON in UTF-8, and byte {error.start} is not"
+    return ""
+
+
+def as_child(child: NewRun, parent_key: RunKey) -> NewRun:
+    """A child belongs to the run whose entry starts it, whatever it says."""
+    return child if child.parent_key == parent_key else replace(child, parent_key=parent_key)
+
+
+# --- messages that a store writes by itself ---------------------------------------------------------------------------------
+
+
+def outcome_message(events: bytes, parent_command: str) -> Message | None:
+    """What a parent is told when its child comes to rest with this entry (P13). None if the entry tells no ending."""
+    try:
+        decoded = decode_events(events)
+    except MsgspecError:
+        return None
+    for event in reversed(decoded):
+        outcome = _outcome_for_parent(event, parent_command)
+        if outcome is not None:
+            return _about_child(parent_command, outcome)
+    return None
+
+
+def _outcome_for_parent(event: Event, key: str) -> Event | None:
+    match event:
+        case RunSucceeded(result):
+            return ChildSucceeded(key, result)
+        case RunFailed(error):
+            return ChildFailed(key, "failed", error)
+        case RunCancelled(reason):
+            return ChildFailed(key, "cancelled", ErrorRecord("everstep.errors.RunCancelled", reason))
+        case RunDied(reason):
+            return ChildFailed(key, "dead", ErrorRecord("everstep.errors.RunDead", reason))
+        case _:
+            return None
+
+
+def refusal_message(child: NewRun) -> Message:
+    """What a parent is told when the id of its child belongs to another run."""
+    reason = f"the id {child.run_id} belongs to a run that was not started by this command"
+    return _about_child(child.parent_command, ChildRefused(child.parent_command, reason))
+
+
+def _about_child(key: str, event: Event) -> Message:
+    return Message(event=encode_event(event), dedupe=f"child:{key}")
+
+
+def wake_by_message(status: Status, worker_key: WorkerKey | None, wake_at: Micros | None, now: Micros) -> Micros | None:
+    """When a run is due after a message was posted to it: at once, unless somebody drives it or it is paused."""
+    if worker_key is not None or status is Status.PAUSED:
+        return wake_at
+    return now if wake_at is None else min(wake_at, now)
+
+
+# --- claiming -------------------------------------------------------------------------------------------------------------
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    """A run that might be claimed.
+
+    Attributes:
+        run_key: The run.
+        wake_at: When it is due; None for an orphan.
+        deaths: Workers that died with it without progress, the one that owned it last included.
+        max_recoveries: See RunRecord.
+        was_alone: The worker that just died drove only this run.
+    """
+
+    run_key: RunKey
+    wake_at: Micros | None
+    deaths: int
+    max_recoveries: int
+    was_alone: bool = False
+
+
+class Choice(Struct, frozen=True):
+    """What a claim does: runs to take, runs to give up, and what is left for later (as in ``Claims``)."""
+
+    taken: list[Candidate]
+    dead: list[Candidate]
+    alone: bool = False
+    suspects_wait: bool = False
+    next_due_at: Micros | None = None
+
+
+def orphan(run_key: RunKey, deaths: int, max_recoveries: int, why: Why, *, was_alone: bool) -> Candidate:
+    """A run whose owner is gone: one death more, unless the owner left in good order."""
+    if why == RETIRED:
+        return Candidate(run_key=run_key, wake_at=None, deaths=deaths, max_recoveries=max_recoveries)
+    return Candidate(run_key=run_key, wake_at=None, deaths=deaths + 1, max_recoveries=max_recoveries, was_alone=was_alone)
+
+
+def is_expired(heartbeat: float, lease_seconds: float, monotonic: float) -> bool:
+    """The lease that began at ``heartbeat`` has run out."""
+    return monotonic - heartbeat > lease_seconds
+
+
+def may_drive(workflows: Mapping[str, str], workflow: str, refused_by: str) -> bool:
+    """The worker has the workflow, and its code has not refused this run."""
+    fingerprint = workflows.get(workflow)
+    return fingerprint is not None and (not refused_by or fingerprint not in refused_by.split())
+
+
+def choose(candidates: Iterable[Candidate], request: ClaimRequest, now: Micros) -> Choice:
+    """Decide what a claim takes.
+
+    Args:
+        candidates: Orphans, then unowned runs by (due time, run key), those of the future too. Consumed only as far as needed.
+        request: The claim.
+        now: The store's clock.
+    """
+    normal: list[Candidate] = []
+    suspects: list[Candidate] = []
+    dead: list[Candidate] = []
+    next_due_at: Micros | None = None
+    for each in candidates:
+        if len(normal) >= request.run_max or (each.wake_at is not None and each.wake_at > now):
+            next_due_at = _due_at(each, now)
+            break
+        match judge_recovery(each.deaths, each.max_recoveries, was_alone=each.was_alone):
+            case "claim":
+                normal.append(each)
+            case "alone":
+                suspects.append(each)
+            case "dead":
+                dead.append(each)
+    if suspects and request.alone and request.run_max > 0:
+        left = _due_at(normal[0], now) if normal else next_due_at
+        return Choice(suspects[:1], dead, alone=True, suspects_wait=len(suspects) > 1, next_due_at=left)
+    return Choice(normal, dead, suspects_wait=bool(suspects), next_due_at=next_due_at)
+
+
+def _due_at(candidate: Candidate, now: Micros) -> Micros:
+    return now if candidate.wake_at is None else candidate.wake_at
+
+
+def status_after_claim(status: Status) -> Status:
+    """A run that undoes its steps goes on undoing them; any other runs."""
+    return Status.COMPENSATING if status is Status.COMPENSATING else Status.RUNNING
+
+
+def claim_event(worker: str, previous: str = "", why: Why = "") -> Event:
+    """The fact that a claim records. ``previous`` and ``why`` are given iff the run had an owner."""
+    return RunResumed(worker, previous, why) if why else RunClaimed(worker)
+
+
+# --- questions ------------------------------------------------------------------------------------------------------------
+
+
+def check_filter(query: RunFilter) -> RunFilter:
+    """Return the filter if it can be answered, else raise UsageError."""
+    if 1 <= query.limit <= LIST_LIMIT_MAX:
+        return query
+    raise UsageError(
+        f"cannot list {query.limit:,} runs at once. Nothing was read. Ask for 1 to {LIST_LIMIT_MAX:,}, and for the next page "
+        "with before= the run key of the last one."
+    )
+
+
+def posts_of(write: Append, refused: Iterable[NewRun], run_id: str) -> list[Post]:
+    """Messages that a landed entry sends: its own, and one to itself for each child that it could not have."""
+    own = [Post(run_id=run_id, message=refusal_message(child)) for child in refused]
+    return [*write.posts, *own]
