@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -15,7 +16,8 @@ import everstep as es
 from bench.ours import count_on, counts, url
 from bench.serve import Verb
 
-go = es.signal("go", int)
+# Signals come in a later version than this row: until then it has nothing to measure, which is no failure.
+go: Any = es.signal("go", int) if hasattr(es, "signal") else None
 
 
 @es.workflow
@@ -32,8 +34,10 @@ async def opened(directory: Path) -> AsyncIterator[Mapping[str, Verb]]:
     apsw.connection_hooks.append(count_on)
     async with es.Engine(url(directory), workflows=[woken]) as engine:
 
-        async def wake_by_signals(times: int) -> float:
+        async def wake_by_signals(times: int) -> float | None:
             """Commits for each wake-up of a parked run, that of the signal included."""
+            if go is None:
+                return None
             handle = await engine.start(woken(times))
             await asyncio.sleep(PARKED_S)
             before = counts()["commits"]

@@ -1,5 +1,6 @@
 """
-everstep through its public API, and only that: what is measured here is what a user gets.
+everstep through its public API: what is measured here is what a user gets. (Only replay goes to the core: no verb of the
+API replays and does nothing else.)
 
 The statements and commits of every connection are counted by apsw's own hooks when BENCH_COUNT is set; without it
 nothing listens, so that speed is measured without a witness.
@@ -13,7 +14,7 @@ import os
 import random
 import resource
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ import apsw
 
 import everstep as es
 from bench.serve import Verb, until
+from everstep.core.execution import Execution
+from everstep.definitions import Call
+from everstep.records import Status
 
 CHUNK = 1_000
 A_LONG_TIME_S = 30 * 86_400.0
@@ -113,7 +117,7 @@ class Ours:
 
     async def runs(self, count: int, steps: int) -> float:
         started = time.perf_counter()
-        for handle in await self._engine.start_many([chain(steps) for _ in range(count)]):
+        for handle in await start_all(self._engine, [chain(steps) for _ in range(count)]):
             await handle.result()
         return time.perf_counter() - started
 
@@ -128,36 +132,36 @@ class Ours:
     async def interrupt(self, count: int) -> None:
         """Start runs of three steps and hold each in its second, to be killed there."""
         for first in range(0, count, CHUNK):
-            await self._engine.start_many([interrupted(i) for i in range(first, min(count, first + CHUNK))])
+            await start_all(self._engine, [interrupted(i) for i in range(first, min(count, first + CHUNK))])
         await until(lambda: _counts["gate"] >= count)
 
     async def resume(self, count: int) -> float:
-        """From opening the engine until the last step of every run that the dead process held has returned."""
+        """From opening the engine until every run that the dead process held has succeeded."""
         await until(lambda: _counts["done"] >= count)
+        await self._none_left(Status.QUEUED, Status.RUNNING, Status.WAITING)
         return time.perf_counter() - self._opened_at
 
     async def replay(self, steps: int, times: int) -> float:
         """Replay a finished run of so many steps, read-only; the seconds of one replay, the best of ``times``."""
-        from everstep.testing import replay
-
         handle = await self._engine.start(chain(steps))
         await handle.result()
-        journal = await handle.history()
+        run, journal = await self._engine.load_journal(handle.run_id)
         durations = []
         for _ in range(times):
+            execution = Execution(chain, run.run_key, run.run_id)
             started = time.perf_counter()
-            replay(journal, chain)
+            execution.replay(journal)
             durations.append(time.perf_counter() - started)
+            execution.program.evict()
         return min(durations)
 
     async def fall_asleep(self, count: int) -> float:
         """Start runs that sleep for a month, until all have parked."""
         started = time.perf_counter()
         for first in range(0, count, CHUNK):
-            await self._engine.start_many([sleeper(i) for i in range(first, min(count, first + CHUNK))])
-        await until(lambda: _counts["gate"] >= count)
-        await asyncio.sleep(1)
-        return time.perf_counter() - started - 1
+            await start_all(self._engine, [sleeper(i) for i in range(first, min(count, first + CHUNK))])
+        await self._none_left(Status.QUEUED, Status.RUNNING)
+        return time.perf_counter() - started
 
     async def idle(self, seconds: float) -> dict[str, float]:
         """Do nothing, and report per second what happened nevertheless."""
@@ -179,6 +183,14 @@ class Ours:
         seconds = await self.runs(count, steps)
         ticker.cancel()
         return {"seconds": seconds, "worst": max(gaps)}
+
+    async def _none_left(self, *status: Status) -> None:
+        while await self._engine.list(status=status, limit=1):
+            await asyncio.sleep(0.001)
+
+
+async def start_all(engine: es.Engine, calls: Sequence[Call[Any]]) -> list[es.Handle[Any]]:
+    return await asyncio.gather(*(engine.start(call) for call in calls))
 
 
 async def tick(gaps: list[float], interval: float = 0.001) -> None:

@@ -34,7 +34,7 @@ async def serve(module: str, directory: Path, answers: int) -> None:
 
 async def until(holds: Callable[[], bool], every_s: float = 0.001) -> None:
     """Look until it holds. What is waited for happens inside the contender, which knows nothing of the bench."""
-    while not holds():  # noqa: ASYNC110  # so there is nobody who could set an event
+    while not holds():  # so there is nobody who could set an event
         await asyncio.sleep(every_s)
 
 

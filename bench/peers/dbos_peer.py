@@ -75,7 +75,7 @@ async def interrupt(count: int) -> None:
 
 async def resume(count: int) -> float:
     """Launching resumes by itself; the clock starts before, in `opened`."""
-    while await DBOS.list_workflows_async(status=["PENDING", "ENQUEUED"], limit=1):  # noqa: ASYNC110  # it tells nobody
+    while await DBOS.list_workflows_async(status=["PENDING", "ENQUEUED"], limit=1):  # it tells nobody
         await asyncio.sleep(0.02)
     if _seen["gate"] < count:
         raise RuntimeError(f"resumed {_seen['gate']:.0f} of {count} runs")

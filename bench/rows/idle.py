@@ -98,5 +98,6 @@ def signals(bench: Bench) -> list[Measurement]:
             better="less",
             bar=f"≤ {COMMITS_PER_SIGNAL:.0f}",
             met=at_most(commits, COMMITS_PER_SIGNAL),
+            note="" if commits else "not measured: this version has no signals",
         ),
     ]

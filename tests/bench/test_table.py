@@ -24,7 +24,7 @@ STEPS = Measurement(
 
 
 @pytest.mark.parametrize(
-    "value, shown",
+    ("value", "shown"),
     [(None, "–"), (0.125, "0.12"), (42.04, "42.0"), (123_456.7, "123,457"), (-3.5, "-3.50")],
 )
 def test_a_figure_shows_three_digits_or_more(value: float | None, shown: str) -> None:
