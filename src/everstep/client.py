@@ -2,8 +2,7 @@
 Start, ask and tell: everything a program does with runs that it does not drive.
 
 A client reads and writes the store; it runs no workflow code and owns no run. What it starts is driven by whatever engine has
-that workflow, in this process or another. An engine offers the same surface and only answers faster, because it sees its own
-runs end (``Waiter``).
+that workflow, in this process or another. An engine offers the same surface and only answers faster, because it sees its own runs end.
 """
 
 from __future__ import annotations
@@ -75,10 +74,17 @@ class HistoryEntry(Struct, frozen=True):
     events: tuple[Event, ...]
 
 
-class Waiter(Protocol):
-    """Waits until a run may have changed."""
+class Ending(Protocol):
+    """How a run came to rest, as far as its result is concerned: a RunRecord has it, and so does what a driver remembers."""
 
-    async def __call__(self, run_id: str, timeout: float) -> None: ...
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def status(self) -> Status: ...
+    @property
+    def step(self) -> str: ...
+    @property
+    def outcome(self) -> bytes | None: ...
 
 
 class Handle(Generic[R_co]):
@@ -291,7 +297,7 @@ class Client:
         self._posted(run)
         return not run.status.is_at_rest
 
-    async def wait_until_rest(self, run_id: str, timeout: float | None) -> RunRecord:
+    async def wait_until_rest(self, run_id: str, timeout: float | None) -> Ending:
         """Wait until a run has an outcome, or cannot get one by itself."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -359,7 +365,7 @@ def _readable(entry: Entry, run_id: str) -> HistoryEntry:
     return HistoryEntry(entry.version, instant(entry.at), entry.epoch, entry.hash.hex(), events)
 
 
-def _result_of(run: RunRecord, workflow: Workflow[..., Any] | None) -> Any:
+def _result_of(run: Ending, workflow: Workflow[..., Any] | None) -> Any:
     """The result of a run that cannot go further by itself, or the error that says why there is none."""
     last = decode_events(run.outcome)[-1] if run.outcome else None
     match last:
@@ -380,7 +386,7 @@ def _result_of(run: RunRecord, workflow: Workflow[..., Any] | None) -> Any:
             )
 
 
-def _failure(run: RunRecord, record: ErrorRecord) -> RunFailed | RunTimeout:
+def _failure(run: Ending, record: ErrorRecord) -> RunFailed | RunTimeout:
     kind = RunTimeout if record.type == "everstep.errors.RunTimeout" else RunFailed
     at = f" at {run.step}" if run.step else ""
     return kind(

@@ -25,6 +25,8 @@ from everstep.events import (
     Ending,
     Event,
     Input,
+    RunClaimed,
+    RunCreated,
     RunDied,
     RunPaused,
     RunResumed,
@@ -39,6 +41,8 @@ from everstep.records import Micros, RunKey
 
 COMMANDS = (StepScheduled, StepCancelled, TimerStarted, TimerCancelled, ChildStarted, ChildCancelled)
 VERDICTS = (RunPaused, RunDied)
+AUDIT = (RunCreated, RunClaimed, RunResumed)
+"""Inputs that record what happened to the run and tell its code nothing."""
 
 
 class Activation(Struct, frozen=True):
@@ -79,9 +83,10 @@ class Execution:
         self._undrained: list[Input] = []
 
     @property
-    def has_undrained_inputs(self) -> bool:
-        """Inputs wait for the next activation: the code has not begun, for instance."""
-        return bool(self._undrained)
+    def must_activate(self) -> bool:
+        """The code has something to do although nothing new arrived: it has not begun, or an entry left it inputs."""
+        waiting = any(not isinstance(event, AUDIT) for event in self._undrained)
+        return waiting or not self.program.has_begun
 
     def replay(self, entries: Iterable[Entry], head: bytes | None = None) -> None:
         """Verify a journal from its first entry and go through it.
@@ -115,10 +120,6 @@ class Execution:
         ending = self.program.ending
         events: list[Event] = [*inputs, *commands] if ending is None else [*inputs, *commands, ending]
         return Activation(self._seal(events, at, drained=True), commands, ending, not_before)
-
-    def conclude(self, verdict: RunPaused | RunDied, now: Micros) -> Entry:
-        """Seal an entry that stops the run without running its code."""
-        return self._seal([verdict], max(self._at, now), drained=False)
 
     def _replay_entry(self, entry: Entry) -> None:
         events = decode_verified(entry, self.run_id)

@@ -371,6 +371,16 @@ class Program:
         """Whether what happens now has happened before."""
         return self._expected is not None
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the workflow function has been called."""
+        return self._main is not None
+
+    @property
+    def python(self) -> str:
+        """Python's minor version that the journal is recorded on."""
+        return self._created.python if self._created else ""
+
     def now(self) -> datetime:
         """The instant of this activation."""
         return _EPOCH + timedelta(microseconds=self._at)

@@ -1,0 +1,110 @@
+"""
+everstep keeps the state of multi-step work so that it survives anything.
+
+    import everstep as es
+
+Everything public is named here; nothing inside imports this module.
+"""
+
+from everstep.client import Client, Handle, HistoryEntry
+from everstep.codec import Undecodable
+from everstep.core.snapshots import Checkpoint, Pointer, Snapshot
+from everstep.definitions import Call, Step, Workflow, step, workflow
+from everstep.engine.engine import Engine
+from everstep.engine.run import run
+from everstep.errors import (
+    CallAlreadyUsed,
+    CorruptJournal,
+    EngineClosed,
+    EverstepError,
+    Evicted,
+    InvalidStoreURL,
+    LeaseLost,
+    NondeterminismError,
+    PayloadTooLarge,
+    RemoteError,
+    RetryAfter,
+    RunCancelled,
+    RunConflict,
+    RunDead,
+    RunError,
+    RunFailed,
+    RunNotFound,
+    RunPaused,
+    RunTimeout,
+    SchemaMismatch,
+    StepError,
+    StepFailed,
+    StepOutcomeUnknown,
+    StepTimeout,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    Unencodable,
+    UsageError,
+)
+from everstep.inside import Current, current, heartbeat, last_heartbeat, log, now, random, sleep, sleep_until, uuid4
+from everstep.records import RunRecord, Status
+from everstep.retry import Retry
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Call",
+    "CallAlreadyUsed",
+    "Checkpoint",
+    "Client",
+    "CorruptJournal",
+    "Current",
+    "Engine",
+    "EngineClosed",
+    "EverstepError",
+    "Evicted",
+    "Handle",
+    "HistoryEntry",
+    "InvalidStoreURL",
+    "LeaseLost",
+    "NondeterminismError",
+    "PayloadTooLarge",
+    "Pointer",
+    "RemoteError",
+    "Retry",
+    "RetryAfter",
+    "RunCancelled",
+    "RunConflict",
+    "RunDead",
+    "RunError",
+    "RunFailed",
+    "RunNotFound",
+    "RunPaused",
+    "RunRecord",
+    "RunTimeout",
+    "SchemaMismatch",
+    "Snapshot",
+    "Status",
+    "Step",
+    "StepError",
+    "StepFailed",
+    "StepOutcomeUnknown",
+    "StepTimeout",
+    "StoreError",
+    "StoreFull",
+    "StoreUnavailable",
+    "Undecodable",
+    "Unencodable",
+    "UsageError",
+    "Workflow",
+    "__version__",
+    "current",
+    "heartbeat",
+    "last_heartbeat",
+    "log",
+    "now",
+    "random",
+    "run",
+    "sleep",
+    "sleep_until",
+    "step",
+    "uuid4",
+    "workflow",
+]

@@ -1,0 +1,108 @@
+"""
+Group commit: what the activations of one turn of the event loop produced is written together.
+
+Writes share a transaction, not a fate: each gets its own outcome. Nothing waits for a timer; a lone run's entry is committed in
+the next turn, a thousand runs' entries share a few commits. When the store is away, the same writes are repeated until it is back
+(the store tells whether they had landed); nobody re-reads a version and tries again with other content.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from random import Random
+
+from everstep.errors import StoreUnavailable
+from everstep.records import RunKey
+from everstep.stores.base import Append, Outcome, Store, Write
+
+logger = logging.getLogger("everstep")
+
+GROUP_MAX = 512
+"""Writes per transaction: past a few hundred a group gains nothing and only blocks the loop for longer."""
+BACKOFF_SECONDS = 0.05
+BACKOFF_SECONDS_MAX = 5.0
+
+Done = Callable[[Outcome], None]
+
+
+class Committer:
+    """See the module. One per worker."""
+
+    def __init__(self, store: Store, random: Random) -> None:
+        self._store = store
+        self._random = random
+        self._pending: list[tuple[Write, Done]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._is_away = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is waiting to be written."""
+        return self._task is None
+
+    def submit(self, write: Write, done: Done) -> None:
+        """Write this with the rest of the turn; ``done`` is called with its outcome. An owner submits one entry at a time."""
+        self._pending.append((write, done))
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._flush(), name="everstep committer")
+
+    async def settle(self) -> None:
+        """Wait until nothing is left to write."""
+        while self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _flush(self) -> None:
+        try:
+            while self._pending:
+                batch, self._pending = take_group(self._pending)
+                outcomes = await self._commit([write for write, _ in batch])
+                for (_, done), outcome in zip(batch, outcomes, strict=True):
+                    done(outcome)
+                if self._pending:
+                    await asyncio.sleep(0)
+        finally:
+            self._task = None
+
+    async def _commit(self, writes: list[Write]) -> list[Outcome]:
+        delay = BACKOFF_SECONDS
+        while True:
+            try:
+                outcomes = await self._store.commit(writes)
+            except StoreUnavailable as error:
+                self._note_away(error)
+                await asyncio.sleep(delay * (0.5 + self._random.random()))
+                delay = min(delay * 2, BACKOFF_SECONDS_MAX)
+            else:
+                if self._is_away:
+                    self._is_away = False
+                    logger.warning("the store %s is back; runs go on", self._store.url)
+                return outcomes
+
+    def _note_away(self, error: StoreUnavailable) -> None:
+        """One line per change of state, however long it lasts."""
+        if not self._is_away:
+            self._is_away = True
+            logger.warning("the store is away, runs wait for it: %s", error)
+
+
+def take_group(pending: list[tuple[Write, Done]]) -> tuple[list[tuple[Write, Done]], list[tuple[Write, Done]]]:
+    """Split what is pending into the next group and the rest: at most GROUP_MAX, and one write per run. Pure."""
+    group: list[tuple[Write, Done]] = []
+    rest: list[tuple[Write, Done]] = []
+    runs: set[RunKey] = set()
+    for item in pending:
+        run_key = run_key_of(item[0])
+        if run_key in runs or len(group) >= GROUP_MAX:
+            rest.append(item)
+        else:
+            group.append(item)
+        # A later write of a run never overtakes an earlier one.
+        runs.add(run_key)
+    return group, rest
+
+
+def run_key_of(write: Write) -> RunKey:
+    """The run that a write is for."""
+    return write.entry.run_key if isinstance(write, Append) else write.run_key

@@ -1,0 +1,608 @@
+"""
+Drive one run that this worker owns: inputs in, one entry at a time, then what the entry asked for.
+
+    input ──▶ queue ──▶ activate ──▶ commit ──▶ landed: start steps, arm timers ──▶ …
+                           ▲                      │
+                           └── more inputs came ◀─┘
+
+Rules:
+
+* One entry is in flight at most. What arrives meanwhile waits for the next.
+* Nothing that an entry asks for is done before the entry is durable.
+* A run that only waits is parked in the entry that says so, and leaves memory.
+* Fenced means somebody else owns the run: stop everything, write nothing. Any doubt about what is stored ends the same way: the
+  memory is dropped and made anew from the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+
+from everstep.client import new_run
+from everstep.core.execution import Activation, Execution
+from everstep.core.program import Operation
+from everstep.core.transitions import Happened, next_status
+from everstep.definitions import Workflow
+from everstep.engine.alarms import Alarm
+from everstep.engine.attempts import plan_attempt
+from everstep.engine.committer import Committer
+from everstep.engine.steps import StepRun, Tools
+from everstep.errors import CorruptJournal, EverstepError
+from everstep.events import (
+    CancelRequested,
+    ChildCancelled,
+    ChildFailed,
+    ChildRefused,
+    ChildStarted,
+    ChildSucceeded,
+    CommandEvent,
+    DeadlinePassed,
+    Event,
+    Input,
+    RunCancelled,
+    RunCreated,
+    RunFailed,
+    RunPaused,
+    RunSucceeded,
+    StepCancelled,
+    StepCompleted,
+    StepFailed,
+    StepOutcomeUnknown,
+    StepScheduled,
+    TimerCancelled,
+    TimerFired,
+    TimerStarted,
+    decode_event,
+    encode_event,
+)
+from everstep.ids import child_run_id
+from everstep.journal import Entry, seal
+from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, Status, WorkerKey
+from everstep.stores.base import Append, Behind, Exists, Fenced, Keep, Landed, NewRun, Outcome, Post, Refused, TooEarly
+
+logger = logging.getLogger("everstep")
+
+PARK_SECONDS = 1.0
+"""A run that waits longer than this leaves memory: coming back costs one commit and a replay, a few milliseconds at most."""
+TOO_EARLY_SECONDS = 0.05
+NEVER: Micros = 1 << 62
+"""Only a message can wake the run."""
+BY_MESSAGE = (CancelRequested, ChildSucceeded, ChildFailed, ChildRefused)
+
+_HAPPENED = {RunSucceeded: Happened.SUCCEEDED, RunFailed: Happened.FAILED, RunCancelled: Happened.CANCELLED}
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run came to rest here: what is needed to answer whoever waits for it.
+
+    Attributes:
+        run_id: The run.
+        status: At rest, or paused.
+        step: The step it last asked for.
+        outcome: Bytes of the event list that ended it.
+    """
+
+    run_id: str
+    status: Status
+    step: str
+    outcome: bytes | None
+
+
+class DriverHost(Protocol):
+    """The worker, as its drivers see it."""
+
+    worker_key: WorkerKey
+    tools: Tools
+    committer: Committer
+
+    def left(self, driver: Driver, wake_at: Micros | None) -> None:
+        """The driver is done with its run: ended, parked, or lost."""
+        ...
+
+    def progressed(self, driver: Driver) -> None:
+        """An entry landed."""
+        ...
+
+    def learn(self, workflow: Workflow[..., object]) -> None:
+        """A child of this workflow will exist."""
+        ...
+
+    def expect(self, due_at: Micros) -> None:
+        """Some run becomes due then."""
+        ...
+
+    def reload(self, driver: Driver, inputs: Sequence[Input]) -> None:
+        """Drop this memory and drive the run anew from its journal."""
+        ...
+
+
+@dataclass(slots=True)
+class Facts:
+    """What a driver knows of its run besides the journal.
+
+    Attributes:
+        run_key: The run.
+        run_id: Its id.
+        version: Of the newest entry that is known to have landed.
+        hash: Of that entry.
+        at: Of that entry.
+        consumed: The inbox is applied up to here.
+        deadline_at: The run's own time limit.
+        create: What makes the run exist, until its first entry has landed.
+    """
+
+    run_key: RunKey
+    run_id: str
+    version: int = 0
+    hash: bytes = bytes(32)
+    at: Micros = 0
+    consumed: int = 0
+    deadline_at: Micros | None = None
+    create: NewRun | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, run: RunRecord, created: RunCreated) -> Facts:
+        """The facts of a run that was claimed."""
+        return cls(
+            run.run_key, run.run_id, run.version, run.hash, run.updated_at, run.inbox_done, created.deadline_at
+        )
+
+
+class Driver:
+    """See the module.
+
+    Attributes:
+        facts: About the run.
+        started: Resolved when the first entry of a new run has landed, or could not.
+        ended: Resolved when the driver is done: with how the run ended, or None if it goes on elsewhere or later.
+        alone: The run is a suspect: its worker drives nothing else until it makes progress.
+    """
+
+    def __init__(self, host: DriverHost, execution: Execution, facts: Facts, *, alone: bool = False) -> None:
+        self.facts = facts
+        self.alone = alone
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Ended | None] = loop.create_future()
+        self.started: asyncio.Future[Outcome] = loop.create_future()
+        self._host = host
+        self._execution = execution
+        self._program = execution.program
+        self._inputs: list[Input] = []
+        self._applied: Sequence[Input] = ()
+        self._applied_consumed = facts.consumed
+        self._in_flight = False
+        self._is_over = False
+        self._steps: dict[str, StepRun] = {}
+        self._alarms: dict[str, Alarm] = {}
+        self._deadline: Alarm | None = None
+        self._kept: set[str] = set()
+
+    @property
+    def run_id(self) -> str:
+        """Its run."""
+        return self.facts.run_id
+
+    @property
+    def epoch(self) -> int:
+        """Its fencing token."""
+        return self._execution.epoch
+
+    @property
+    def recoveries(self) -> int:
+        """How often the run was taken over."""
+        return self._execution.recoveries
+
+    @property
+    def is_over(self) -> bool:
+        """It is done with its run."""
+        return self._is_over
+
+    @property
+    def is_busy(self) -> bool:
+        """A body is being executed."""
+        return any(step.waits_until is None for step in self._steps.values())
+
+    @property
+    def has_parent(self) -> bool:
+        """Another run waits for this one."""
+        return "/" in self.run_id
+
+    # --- beginning ---------------------------------------------------------------------------------------------------------------
+
+    def begin(self, inputs: Sequence[Input]) -> None:
+        """Drive a run that does not exist yet: its first entry creates it."""
+        self._inputs.extend(inputs)
+        self._go()
+
+    def resume(self, entries: Sequence[Entry], rows: Iterable[AttemptRecord], inbox: Sequence[Message]) -> None:
+        """Go on with a run that was claimed: replay, then continue whatever is unfinished."""
+        try:
+            self._execution.replay(entries, self.facts.hash)
+        except CorruptJournal as error:
+            self._pause(f"corrupt: {error}")
+            return
+        except Exception as error:
+            self._pause_for_other_code(error)
+            return
+        self._continue({row.key: row for row in rows})
+        self.receive(inbox)
+        self._go(even_without_inputs=self._execution.must_activate)
+        self._park_if_waiting()
+
+    def deliver(self, event: Input) -> None:
+        """An input has arrived."""
+        if not self._is_over:
+            self._inputs.append(event)
+            self._go()
+
+    def redeliver(self, inputs: Sequence[Input]) -> None:
+        """Inputs that an entry which did not land had taken."""
+        self._inputs.extend(inputs)
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Messages of the inbox; those known already are ignored."""
+        for message in messages:
+            if message.seq > self.facts.consumed and not self._is_over:
+                self.facts.consumed = message.seq
+                event = decode_event(message.event)
+                self.deliver(event)  # type: ignore[arg-type]  # only inputs are ever posted
+
+    # --- leaving -------------------------------------------------------------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """Somebody else owns the run: stop everything, write nothing."""
+        self._leave(None, None)
+
+    def hand_back(self) -> None:
+        """Give the run back as it stands, to be claimed by anybody at once. Bodies are cancelled; their attempts are kept."""
+        if self._is_over:
+            return
+        if self._in_flight:
+            # Whoever claims the run next sees whether its entry landed; retiring the worker gives it back.
+            self.abandon()
+            return
+        rows = tuple(step.record(to_resume=True) for step in self._steps.values())
+        self._release(Status.QUEUED, self._host.tools.now(), rows)
+
+    def dirty_rows(self) -> list[AttemptRecord]:
+        """Heartbeat details that are not written yet; they count as written from here on."""
+        dirty = [step for step in self._steps.values() if step.is_dirty]
+        for step in dirty:
+            step.is_dirty = False
+        return [step.record() for step in dirty]
+
+    def keep(self, rows: Sequence[AttemptRecord]) -> None:
+        """Write rows of attempts."""
+        if rows and not self._is_over:
+            self._kept.update(row.key for row in rows)
+            self._host.committer.submit(self._keep(tuple(rows)), self._kept_rows)
+
+    # --- the loop --------------------------------------------------------------------------------------------------------------------
+
+    def _go(self, *, even_without_inputs: bool = False) -> None:
+        if self._in_flight or self._is_over or not (self._inputs or even_without_inputs):
+            return
+        inputs, self._inputs = self._inputs, []
+        self._applied, self._applied_consumed = inputs, self.facts.consumed
+        try:
+            activation = self._execution.activate(inputs, self._host.tools.now())
+        except Exception as error:
+            if self.facts.create is not None:
+                raise  # Nothing is stored yet: whoever starts the run is told.
+            self._pause_for_other_code(error)
+            return
+        self._submit(activation, self._append(activation))
+
+    def _submit(self, activation: Activation, append: Append) -> None:
+        self._in_flight = True
+        self._host.committer.submit(append, lambda outcome: self._answered(activation, append, outcome))
+
+    def _answered(self, activation: Activation, append: Append, outcome: Outcome) -> None:
+        self._in_flight = False
+        if self._is_over:
+            return
+        if append.create is not None and not isinstance(outcome, TooEarly | Behind):
+            self.started.set_result(outcome)
+        match outcome:
+            case Landed():
+                self._landed(activation, append)
+            case Fenced() | Exists():
+                self.abandon()
+            case Behind() if append.release and not append.status.is_at_rest:
+                # Only the parking is refused: the same entry lands without it.
+                self._submit(activation, msgspec.structs.replace(append, release=False, status=Status.RUNNING, wake_at=None))
+            case Behind():
+                # It wanted to end with messages unread. The entry is gone; the journal and what arrived since decide anew.
+                self._leave_for_reload()
+            case TooEarly():
+                loop = asyncio.get_running_loop()
+                self._in_flight = True
+                loop.call_later(TOO_EARLY_SECONDS, self._submit, activation, append)
+            case Refused() if append.create is not None:
+                self.abandon()
+            case Refused(reason=reason):
+                self._pause(reason)
+
+    def _landed(self, activation: Activation, append: Append) -> None:
+        entry = activation.entry
+        facts = self.facts
+        facts.version, facts.hash, facts.at, facts.create = entry.version, entry.hash, entry.at, None
+        self._kept.difference_update(append.settled)
+        self._host.progressed(self)
+        if append.status.is_at_rest:
+            self._leave(Ended(self.run_id, append.status, append.step, entry.events), None)
+        elif append.release:
+            self._leave(None, append.wake_at)
+        else:
+            self._obey(activation.commands)
+            self._go()
+
+    # --- obeying an entry that has landed --------------------------------------------------------------------------------------------
+
+    def _obey(self, commands: Sequence[CommandEvent]) -> None:
+        for command in commands:
+            match command:
+                case StepScheduled(key=key):
+                    operation = self._program.operations.get(key)
+                    if operation is not None:
+                        self._start_step(operation, None)
+                case StepCancelled(key=key):
+                    step = self._steps.pop(key, None)
+                    if step is not None:
+                        step.stop()
+                case TimerStarted():
+                    if command.key in self._program.timers:
+                        self._arm(command)
+                case TimerCancelled(key=key):
+                    alarm = self._alarms.pop(key, None)
+                    if alarm is not None:
+                        alarm.cancel()
+                case ChildStarted():
+                    self._host.expect(self._host.tools.now())
+                case ChildCancelled():
+                    pass  # The message to the child was part of the entry.
+        self._watch_deadline()
+
+    def _continue(self, rows: dict[str, AttemptRecord]) -> None:
+        """After a replay: start again whatever the journal leaves open."""
+        self._kept.update(rows)
+        for key, operation in list(self._program.operations.items()):
+            if isinstance(operation.event, StepScheduled):
+                self._start_step(operation, rows.get(key))
+            else:
+                self._host.learn(operation.definition)  # type: ignore[arg-type]  # a child's definition is a workflow
+        for timer in self._program.timers.values():
+            self._arm(timer.event)
+        self._watch_deadline()
+
+    def _start_step(self, operation: Operation, row: AttemptRecord | None) -> None:
+        tools = self._host.tools
+        plan = plan_attempt(row, scheduled_after=operation.recoveries, recoveries=self.recoveries, now=tools.now())
+        step = StepRun(self, tools, self.facts.run_key, operation, plan)
+        self._steps[step.key] = step
+        step.start()
+
+    def _arm(self, timer: TimerStarted) -> None:
+        def ring() -> None:
+            self._alarms.pop(timer.key, None)
+            self.deliver(TimerFired(timer.key))
+
+        self._alarms[timer.key] = Alarm(self._host.tools.now, timer.due_at, ring)
+
+    def _watch_deadline(self) -> None:
+        due_at = self.facts.deadline_at
+        if due_at is not None and self._deadline is None and self._program.cancel_requested is None:
+            self._deadline = Alarm(self._host.tools.now, due_at, lambda: self.deliver(DeadlinePassed()))
+
+    # --- what steps report (StepHost) ----------------------------------------------------------------------------------------------
+
+    def finished(self, event: StepCompleted | StepFailed | StepOutcomeUnknown) -> None:
+        """A step has its outcome."""
+        self._steps.pop(event.key, None)
+        self.deliver(event)
+
+    def waits(self, record: AttemptRecord) -> None:
+        """A step failed and will be tried again: its row is written before the wait, and the run may leave memory for it."""
+        if self._is_over:
+            return
+        self._kept.add(record.key)
+        wake_at = None if self._in_flight or self._inputs else self._wake_at_if_parked()
+        if wake_at is not None:
+            self._release(Status.WAITING, wake_at, (record,))
+        else:
+            self._host.committer.submit(self._keep((record,)), self._kept_rows)
+
+    # --- parking -----------------------------------------------------------------------------------------------------------------------
+
+    def _wake_at_if_parked(self) -> Micros | None:
+        """When the run should be looked at again if it left memory now; None if it should stay: a step runs, or soon will."""
+        dues = [timer.event.due_at for timer in self._program.timers.values()]
+        for operation in self._program.operations.values():
+            if isinstance(operation.event, StepScheduled):
+                step = self._steps.get(operation.event.key)
+                if step is None or step.waits_until is None:
+                    return None
+                dues.append(step.waits_until)
+        if self.facts.deadline_at is not None and self._program.cancel_requested is None:
+            dues.append(self.facts.deadline_at)
+        wake_at = min(dues, default=NEVER)
+        return wake_at if wake_at - self._host.tools.now() > PARK_SECONDS * 1e6 else None
+
+    def _park_if_waiting(self) -> None:
+        if not (self._is_over or self._in_flight or self._inputs):
+            wake_at = self._wake_at_if_parked()
+            if wake_at is not None:
+                self._release(Status.WAITING, wake_at, ())
+
+    def _release(self, status: Status, wake_at: Micros, rows: tuple[AttemptRecord, ...]) -> None:
+        self._in_flight = True
+        keep = self._keep(rows, release=True, status=status, wake_at=None if wake_at == NEVER else wake_at)
+        self._host.committer.submit(keep, lambda outcome: self._released(keep, outcome))
+
+    def _released(self, keep: Keep, outcome: Outcome) -> None:
+        self._in_flight = False
+        if self._is_over:
+            return
+        match outcome:
+            case Landed():
+                self._leave(None, keep.wake_at)
+            case Behind():
+                self.keep(keep.attempts)
+                self._go()
+            case _:
+                self.abandon()
+
+    # --- what is written -----------------------------------------------------------------------------------------------------------------
+
+    def _append(self, activation: Activation) -> Append:
+        """The entry and all that depends on it."""
+        ending = activation.ending
+        park_at = None if ending or self._inputs else self._wake_at_if_parked()
+        status = Status.RUNNING
+        if ending is not None:
+            status = next_status(status, _HAPPENED[type(ending)])
+        elif park_at is not None:
+            status = next_status(status, Happened.PARKED)
+        return Append(
+            entry=activation.entry,
+            worker_key=self._host.worker_key,
+            status=status,
+            step=self._program.step,
+            cursor=self._program.cursor,
+            consumed=self.facts.consumed,
+            create=self.facts.create,
+            release=ending is not None or park_at is not None,
+            wake_at=None if park_at == NEVER else park_at,
+            children=tuple(self._child(c) for c in activation.commands if isinstance(c, ChildStarted)),
+            posts=tuple(self._cancel_child(c) for c in activation.commands if isinstance(c, ChildCancelled)),
+            settled=self._settled(activation),
+            not_before=activation.not_before,
+        )
+
+    def _keep(
+        self,
+        rows: tuple[AttemptRecord, ...],
+        *,
+        release: bool = False,
+        status: Status = Status.RUNNING,
+        wake_at: Micros | None = None,
+    ) -> Keep:
+        return Keep(
+            run_key=self.facts.run_key,
+            worker_key=self._host.worker_key,
+            epoch=self.epoch,
+            consumed=self._applied_consumed,
+            attempts=rows,
+            release=release,
+            status=status,
+            wake_at=wake_at,
+        )
+
+    def _kept_rows(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Fenced) and not self._is_over:
+            self.abandon()
+
+    def _settled(self, activation: Activation) -> tuple[str, ...]:
+        if not self._kept:
+            return ()
+        ended = [e.key for e in self._applied if isinstance(e, StepCompleted | StepFailed | StepOutcomeUnknown)]
+        ended += [c.key for c in activation.commands if isinstance(c, StepCancelled)]
+        return tuple(key for key in ended if key in self._kept)
+
+    def _child(self, command: ChildStarted) -> NewRun:
+        definition = self._program.operations[command.key].definition
+        assert isinstance(definition, Workflow)
+        self._host.learn(definition)
+        now = self._host.tools.now()
+        created = RunCreated(
+            run_id=command.run_id,
+            workflow=definition.name,
+            code_version=definition.code_version,
+            args=command.args,
+            salt=os.urandom(16).hex(),
+            python=self._program.python,
+            parent_run_id=self.run_id,
+            deadline_at=None if definition.timeout is None else now + round(definition.timeout * 1e6),
+            tags=definition.tags,
+        )
+        return msgspec.structs.replace(
+            new_run(created, definition), parent_key=self.facts.run_key, parent_command=command.key
+        )
+
+    def _cancel_child(self, command: ChildCancelled) -> Post:
+        request = CancelRequested(reason=f"its parent {self.run_id} no longer waits for it")
+        message = Message(event=encode_event(request), dedupe=f"cancel by {self.facts.run_key}")
+        return Post(run_id=child_run_id(self.run_id, command.key), message=message)
+
+    # --- stopping ---------------------------------------------------------------------------------------------------------------------------
+
+    def _pause_for_other_code(self, error: Exception) -> None:
+        """This code cannot drive the run: other code may."""
+        if not isinstance(error, EverstepError):
+            logger.error("run %s cannot be driven", self.run_id, exc_info=error)
+        reason = str(error) if isinstance(error, EverstepError) else f"{type(error).__name__}: {error}"
+        self._pause(reason, refused_by=self._program.workflow.fingerprint)
+
+    def _pause(self, reason: str, *, refused_by: str = "") -> None:
+        """Append the verdict after the newest entry that has landed; nothing was executed since."""
+        facts, verdict = self.facts, RunPaused(reason, refused_by)
+        at = max(facts.at, self._host.tools.now())
+        entry = seal(facts.hash, facts.run_key, facts.version + 1, self.epoch, at, False, [verdict])
+        append = Append(
+            entry=entry,
+            worker_key=self._host.worker_key,
+            status=Status.PAUSED,
+            step=self._program.step,
+            cursor=self._program.cursor,
+            consumed=self._applied_consumed,
+            release=True,
+            refused_by=refused_by,
+        )
+        self._stop_everything()
+        self._is_over = True
+        self._host.committer.submit(append, lambda _: self._left_paused(append))
+
+    def _left_paused(self, append: Append) -> None:
+        logger.error("run %s is paused: %s", self.run_id, _reason_of(append.entry))
+        self._is_over = False
+        self._leave(Ended(self.run_id, Status.PAUSED, append.step, append.entry.events), None)
+
+    def _leave_for_reload(self) -> None:
+        # What came by message is still in the inbox.
+        inputs = [event for event in self._applied if not isinstance(event, BY_MESSAGE)]
+        self._stop_everything()
+        self._is_over = True
+        self._host.reload(self, inputs)
+
+    def _leave(self, ended: Ended | None, wake_at: Micros | None) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        self._stop_everything()
+        self._host.left(self, wake_at)
+        if not self.ended.done():
+            self.ended.set_result(ended)
+
+    def _stop_everything(self) -> None:
+        for step in self._steps.values():
+            step.stop()
+        for alarm in self._alarms.values():
+            alarm.cancel()
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._steps.clear()
+        self._alarms.clear()
+        self._program.evict()
+
+
+def _reason_of(entry: Entry) -> str:
+    events: list[Event] = entry.decoded()
+    return getattr(events[-1], "reason", "")

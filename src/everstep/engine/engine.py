@@ -1,0 +1,177 @@
+"""
+The engine: a client that also drives runs. What programs hold on to.
+
+Everything a client offers works the same; starts begin in this process at once if there is room, and results are known here
+without asking the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from everstep.client import Client, Handle, OnConflict, check_joinable, new_run
+from everstep.definitions import Call, Registry, Workflow
+from everstep.engine.driver import Driver, Ended
+from everstep.engine.worker import Worker
+from everstep.errors import EngineClosed, PayloadTooLarge, UsageError
+from everstep.records import RunRecord
+from everstep.stores.base import LEASE_SECONDS_DEFAULT, Exists, Refused, Store
+
+R = TypeVar("R")
+
+GRACE_SECONDS_DEFAULT = 5.0
+
+
+class Engine(Client):
+    """Drives the runs of some workflows, in this process.
+
+    Args:
+        store: A URL (``sqlite:///orders.db``) or a store.
+        workflows: What it is able to drive; children awaited by them are known without being listed.
+        concurrency: How many runs it drives at once; more wait in the store.
+        threads: How many plain-function steps run at once.
+        lease: Seconds after which a worker that gives no sign is taken to be dead. (A killed one on the same machine is noticed
+            at once.)
+        grace: Seconds that running steps get to finish when the engine closes.
+
+    Raises:
+        InvalidStoreURL: The URL names no store.
+        UsageError: Two workflows have the same name, or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        store: str | Store,
+        workflows: Iterable[Workflow[..., Any]] = (),
+        *,
+        concurrency: int = 1000,
+        threads: int = 32,
+        lease: float = LEASE_SECONDS_DEFAULT,
+        grace: float = GRACE_SECONDS_DEFAULT,
+    ) -> None:
+        super().__init__(store)
+        if concurrency < 1 or threads < 1 or not 0.1 <= lease < float("inf") or not 0 <= grace < float("inf"):
+            raise UsageError("concurrency and threads are at least 1, lease at least 0.1 s, grace at least 0 s and finite.")
+        self.registry = Registry(workflows)
+        self._concurrency = concurrency
+        self._threads = threads
+        self._lease_seconds = lease
+        self._grace = grace
+        self._worker: Worker | None = None
+        self._is_closed = False
+        self._drained: asyncio.Event | None = None
+
+    async def __aenter__(self) -> Engine:
+        await self.open()
+        return self
+
+    async def open(self) -> None:
+        """Connect, enlist as a worker and begin to drive. Safe to repeat.
+
+        Raises:
+            EngineClosed: It was closed. Make a new one.
+            StoreUnavailable, SchemaMismatch: The store cannot be used.
+        """
+        if self._is_closed:
+            raise EngineClosed("this engine was closed. Nothing was done. Make a new Engine.")
+        if self._worker is not None:
+            return
+        await super().open()
+        worker = Worker(
+            self.store,
+            self.registry,
+            run_max=self._concurrency,
+            thread_max=self._threads,
+            lease_seconds=self._lease_seconds,
+            random=random.Random(),
+        )
+        await worker.start()
+        self._worker = worker
+
+    async def close(self) -> None:
+        """Stop driving: running steps get a moment to finish, then every run is handed back as it stands. Safe to repeat."""
+        self._is_closed = True
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            await worker.stop(self._grace)
+        await super().close()
+
+    async def serve(self) -> None:
+        """Drive runs until ``drain`` is called."""
+        await self.open()
+        self._drained = asyncio.Event()
+        await self._drained.wait()
+
+    def drain(self) -> None:
+        """Take no more work, and let ``serve`` return. What is being driven is handed back by ``close``. Safe to repeat."""
+        if self._worker is not None:
+            self._worker.drain()
+        if self._drained is not None:
+            self._drained.set()
+
+    async def start(
+        self,
+        call: Call[R],
+        *,
+        id: str | None = None,  # noqa: A002  # the API's word
+        tags: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        delay: float = 0.0,
+        on_conflict: OnConflict = "join",
+    ) -> Handle[R]:
+        """Start a run, or join the one that has this id: see ``Client.start``. It begins here at once if there is room."""
+        worker = await self._opened_worker()
+        if isinstance(call.definition, Workflow):
+            self.registry.add(call.definition)
+        if delay or not worker.can_start_here or worker.driver_of(id or "") is not None:
+            handle = await super().start(call, id=id, tags=tags, timeout=timeout, delay=delay, on_conflict=on_conflict)
+            worker.nudge()
+            return handle
+        created = self._describe(call, id, tags, timeout)
+        assert isinstance(call.definition, Workflow)
+        driver = worker.begin(created, call.definition, new_run(created, call.definition))
+        match await driver.started:
+            case Exists(run=run):
+                check_joinable(run, created, on_conflict)
+                worker.nudge()
+            case Refused(reason=reason):
+                raise PayloadTooLarge(reason, size=0, limit=0)
+            case _:
+                pass
+        return Handle(self, created.run_id, call.definition)
+
+    async def wait_until_rest(self, run_id: str, timeout: float | None) -> Ended:
+        """See ``Client``; a run that is driven here is not asked about in the store."""
+        worker = await self._opened_worker()
+        driver = worker.driver_of(run_id)
+        if driver is not None and timeout is None:
+            ended = await _end_of(driver)
+            if ended is not None:
+                return ended
+        return await super().wait_until_rest(run_id, timeout)
+
+    async def _wait_for_change(self, run_id: str, timeout: float) -> None:
+        worker = await self._opened_worker()
+        driver = worker.driver_of(run_id)
+        if driver is not None:
+            await asyncio.wait([driver.ended], timeout=timeout)
+        else:
+            await worker.wait_for(run_id, timeout)
+
+    def _posted(self, run: RunRecord) -> None:
+        if self._worker is not None:
+            self._worker.nudge()
+
+    async def _opened_worker(self) -> Worker:
+        await self.open()
+        assert self._worker is not None
+        return self._worker
+
+
+async def _end_of(driver: Driver) -> Ended | None:
+    # wait, not await: a waiter that is cancelled must not cancel the future that others wait for.
+    await asyncio.wait([driver.ended])
+    return driver.ended.result()

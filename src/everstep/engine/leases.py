@@ -1,0 +1,62 @@
+"""
+Keep the lease on what this worker drives.
+
+This module never decides whether a run may be written: the store does, by epoch. The clock here serves only to stop early. Trust in
+a lease ends before the store would give it away, counting from when the renewal was *sent*, so a slow answer cannot lengthen it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from everstep.errors import StoreUnavailable
+from everstep.records import WorkerKey
+from everstep.stores.base import Store
+
+RENEWALS_PER_LEASE = 3
+"""A third leaves two renewals before expiry, so one may be lost. At a half the second would land exactly at expiry."""
+TRUSTED_FRACTION = 0.8
+"""Stop before the lease ends: what is running needs a moment to be cancelled."""
+
+
+class LeaseKeeper:
+    """Renews one worker's lease, and says when it may no longer be trusted."""
+
+    def __init__(
+        self, store: Store, lease_seconds: float, *, before_renewal: Callable[[], None], on_lost: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._store = store
+        self._lease_seconds = lease_seconds
+        self._before_renewal = before_renewal
+        self._on_lost = on_lost
+        self._sent_at = time.monotonic()
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the lease certainly still holds."""
+        return time.monotonic() - self._sent_at < self._lease_seconds * TRUSTED_FRACTION
+
+    def begin(self) -> None:
+        """A new token was enlisted just now."""
+        self._sent_at = time.monotonic()
+
+    async def keep(self, worker_key: Callable[[], WorkerKey]) -> None:
+        """Renew for ever."""
+        while True:
+            await asyncio.sleep(self._lease_seconds / RENEWALS_PER_LEASE)
+            self._before_renewal()
+            if not await self._renew(worker_key()):
+                await self._on_lost()
+
+    async def _renew(self, worker_key: WorkerKey) -> bool:
+        """False once the lease is lost, or can no longer be trusted to be ours."""
+        sent_at = time.monotonic()
+        try:
+            is_alive = await self._store.heartbeat(worker_key)
+        except StoreUnavailable:
+            return self.is_trusted
+        if is_alive:
+            self._sent_at = sent_at
+        return is_alive

@@ -1,0 +1,288 @@
+"""
+Execute one step: attempt after attempt, until it has an outcome or nobody wants it any more.
+
+A body gets decoded copies of its arguments, so it cannot change what the workflow holds. An async body runs in a task of its own,
+a plain one in a thread of the pool. A thread cannot be stopped: on a timeout it lives on, is counted, and the next attempt may
+overlap with it (its idempotency key is the same).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from asyncio import CancelledError
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from random import Random
+from typing import Any, Protocol
+
+from msgspec import Raw
+
+from everstep.ambient import StepScope, step_scope
+from everstep.codec import describe_error
+from everstep.core.program import Operation
+from everstep.definitions import Step
+from everstep.engine.alarms import Alarm
+from everstep.engine.attempts import Plan
+from everstep.errors import PayloadTooLarge, StepTimeout, Unencodable
+from everstep.events import StepCompleted, StepFailed, StepOutcomeUnknown, StepScheduled
+from everstep.records import AttemptRecord, Micros
+from everstep.retry import next_delay
+
+logger = logging.getLogger("everstep")
+
+
+class ThreadPool:
+    """The bounded pool for plain functions, and the count of threads that outlived their attempt.
+
+    Attributes:
+        thread_max: How many bodies may run at once.
+        lost_count: Threads that still run a body whose attempt timed out.
+    """
+
+    def __init__(self, thread_max: int) -> None:
+        self.thread_max = thread_max
+        self.lost_count = 0
+        self._executor = ThreadPoolExecutor(thread_max, thread_name_prefix="everstep-step")
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Every thread is lost: nothing can be executed here until one comes back."""
+        return self.lost_count >= self.thread_max
+
+    async def run(self, function: Callable[[], Any], name: str) -> Any:
+        """Run it in a thread; if the waiting task is cancelled meanwhile, the thread is counted as lost until it ends."""
+        future = self._executor.submit(contextvars.copy_context().run, function)
+        try:
+            return await asyncio.wrap_future(future)
+        except CancelledError:
+            if future.running():
+                self._lose(future, name)
+            raise
+
+    def close(self) -> None:
+        """Take no more work. Threads that still run are not waited for."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _lose(self, future: Future[Any], name: str) -> None:
+        self.lost_count += 1
+        if self.lost_count == 1:
+            logger.warning("a thread of step %s cannot be stopped and lives on; the next attempt may overlap with it", name)
+        future.add_done_callback(self._regain)
+
+    def _regain(self, _: Future[Any]) -> None:
+        self.lost_count -= 1
+
+
+class StepHost(Protocol):
+    """Whom a step reports to: the driver of its run."""
+
+    run_id: str
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def recoveries(self) -> int: ...
+    def finished(self, event: StepCompleted | StepFailed | StepOutcomeUnknown) -> None:
+        """The step has its outcome."""
+        ...
+
+    def waits(self, record: AttemptRecord) -> None:
+        """The step will be tried again: write the row before the wait."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What executing needs from outside.
+
+    Attributes:
+        now: The store's clock.
+        threads: The pool for plain functions.
+        random: Source of jitter.
+        base_context: Context that every body starts from: that of the program that opened the engine.
+    """
+
+    now: Callable[[], Micros]
+    threads: ThreadPool
+    random: Random
+    base_context: contextvars.Context
+
+
+class StepRun:
+    """One step of one run, from being asked for to its outcome.
+
+    Attributes:
+        key: Its command.
+        waits_until: When its next attempt is due, while it waits for that.
+        is_dirty: Heartbeat details have not been written yet.
+    """
+
+    def __init__(self, host: StepHost, tools: Tools, run_key: int, operation: Operation, plan: Plan) -> None:
+        assert isinstance(operation.event, StepScheduled)
+        assert isinstance(operation.definition, Step)
+        self.key = operation.event.key
+        self.waits_until: Micros | None = None
+        self.is_dirty = False
+        self._host = host
+        self._tools = tools
+        self._run_key = run_key
+        self._definition = operation.definition
+        self._args = operation.event.args
+        self._plan = plan
+        self._task: asyncio.Task[None] | None = None
+        self._alarm: Alarm | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.TimerHandle | None = None
+        self._beat_at = 0.0
+        self._expired = ""
+        self._is_stopped = False
+
+    def start(self) -> None:
+        """Begin, now or when it is due."""
+        if self._definition.at_most_once and self._plan.may_have_begun:
+            self._host.finished(StepOutcomeUnknown(self.key))
+        elif self._plan.due_at is not None:
+            self.waits_until = self._plan.due_at
+            self._alarm = Alarm(self._tools.now, self._plan.due_at, self._launch)
+        else:
+            self._launch()
+
+    def stop(self) -> None:
+        """Nobody wants the outcome any more: cancel the body, report nothing. Safe to repeat."""
+        self._is_stopped = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        self._disarm()
+
+    def record(self, *, to_resume: bool = False) -> AttemptRecord:
+        """The row that says how far it is. ``to_resume``: it is being stopped here and may start elsewhere at once."""
+        plan = self._plan
+        attempt, due_at = plan.attempt, plan.due_at
+        if to_resume and due_at is None:
+            attempt, due_at = attempt + 1, self._tools.now()
+        return AttemptRecord(
+            run_key=self._run_key,
+            key=self.key,
+            attempt=attempt,
+            failures=plan.failures,
+            due_at=due_at,
+            recoveries=self._host.recoveries,
+            details=plan.details,
+        )
+
+    # --- one attempt ----------------------------------------------------------------------------------------------------------
+
+    def _launch(self) -> None:
+        self.waits_until = None
+        if self._plan.due_at is not None:
+            self._plan = Plan(attempt=self._plan.attempt, failures=self._plan.failures, details=self._plan.details)
+        # A context of its own: what one body sets must not reach the next, which may be started from inside it.
+        self._task = asyncio.get_running_loop().create_task(self._attempt(), context=self._tools.base_context.copy())
+
+    async def _attempt(self) -> None:
+        definition = self._definition
+        self._expired = ""
+        self._arm()
+        step_scope.set(self._scope())
+        try:
+            args, kwargs = definition.arguments.decode(self._args)
+            if definition.is_async:
+                value = await definition.function(*args, **kwargs)
+            else:
+                value = await self._tools.threads.run(partial(definition.function, *args, **kwargs), definition.name)
+        except CancelledError as error:
+            self._disarm()
+            if not self._is_stopped:
+                self._failed(StepTimeout(self._expired, step=definition.name) if self._expired else error)
+        except (Exception, SystemExit) as error:
+            self._disarm()
+            if not self._is_stopped:
+                self._failed(error)
+        else:
+            self._disarm()
+            if not self._is_stopped:
+                self._returned(value)
+
+    def _returned(self, value: Any) -> None:
+        try:
+            result = self._definition.result.encode(value)
+        except (Unencodable, PayloadTooLarge) as error:
+            # The effect has happened; trying again would only repeat it. What cannot be stored is the step's outcome.
+            self._fail_for_good(error)
+        else:
+            self._host.finished(StepCompleted(self.key, Raw(result), self._plan.attempt))
+
+    def _failed(self, error: BaseException) -> None:
+        failures = self._plan.failures + 1
+        delay = next_delay(self._definition.retry, error, failures, self._tools.random.random())
+        if delay is None:
+            self._fail_for_good(error)
+            return
+        due_at = self._tools.now() + round(delay * 1e6)
+        self._plan = Plan(attempt=self._plan.attempt + 1, failures=failures, due_at=due_at, details=self._plan.details)
+        self.waits_until = due_at
+        self._alarm = Alarm(self._tools.now, due_at, self._launch)
+        self._host.waits(self.record())
+
+    def _fail_for_good(self, error: BaseException) -> None:
+        timed_out = isinstance(error, StepTimeout)
+        self._host.finished(StepFailed(self.key, describe_error(error), self._plan.attempt, timed_out))
+
+    # --- limits ---------------------------------------------------------------------------------------------------------------
+
+    def _scope(self) -> StepScope:
+        timeout = self._definition.timeout
+        return StepScope(
+            run_id=self._host.run_id,
+            step=self._definition.name,
+            key=self.key,
+            attempt=self._plan.attempt,
+            epoch=self._host.epoch,
+            deadline=None if timeout is None else datetime.now(UTC) + timedelta(seconds=timeout),
+            last_details=self._plan.details,
+            beat=self._beat,
+        )
+
+    def _arm(self) -> None:
+        definition, loop = self._definition, asyncio.get_running_loop()
+        self._beat_at = time.monotonic()
+        if definition.timeout is not None:
+            why = f"step {definition.name} took longer than {definition.timeout:g} s"
+            self._expiry = loop.call_later(definition.timeout, self._expire, why)
+        if definition.heartbeat_timeout is not None:
+            self._watch(definition.heartbeat_timeout)
+
+    def _watch(self, seconds: float) -> None:
+        """Look for heartbeats. They only leave a time behind, because they may come from a thread."""
+        loop = asyncio.get_running_loop()
+        left = self._beat_at + seconds - time.monotonic()
+        if left <= 0:
+            self._expire(f"step {self._definition.name} gave no heartbeat for {seconds:g} s")
+        else:
+            self._watcher = loop.call_later(left, self._watch, seconds)
+
+    def _expire(self, why: str) -> None:
+        self._expired = why
+        if self._task is not None:
+            self._task.cancel()
+
+    def _disarm(self) -> None:
+        for timer in (self._expiry, self._watcher):
+            if timer is not None:
+                timer.cancel()
+        self._expiry = self._watcher = None
+
+    def _beat(self, details: bytes | None) -> None:
+        self._beat_at = time.monotonic()
+        if details is not None:
+            plan = self._plan
+            self._plan = Plan(attempt=plan.attempt, failures=plan.failures, details=details)
+            self.is_dirty = True

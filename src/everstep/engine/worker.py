@@ -1,0 +1,331 @@
+"""
+A worker: it claims runs, drives them, and gives them back.
+
+    claim ──▶ drivers ──▶ committer ──▶ store
+      ▲                                   │
+      └── something changed, or is due ◀──┘
+
+An idle worker costs no statement but its heartbeat: it sleeps until a run is due, until somebody in this process knows better
+(``nudge``), or until the store says that others changed something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from random import Random
+from typing import Any
+
+from everstep.core.execution import Execution
+from everstep.core.starting import first_event
+from everstep.definitions import Registry, Workflow
+from everstep.engine.committer import Committer
+from everstep.engine.driver import Driver, Facts
+from everstep.engine.leases import LeaseKeeper
+from everstep.engine.steps import ThreadPool, Tools
+from everstep.errors import StoreUnavailable
+from everstep.events import Input, RunClaimed, RunCreated
+from everstep.records import Micros, RunKey
+from everstep.stores.base import RUN_KEYS_PER_WORKER, Claimed, ClaimRequest, NewRun, Store
+
+logger = logging.getLogger("everstep")
+
+CLAIM_MAX = 200
+"""Runs per claim: enough to recover thousands per second, few enough that replaying them does not hold the loop for long."""
+IDLE_SECONDS_MAX = 1.0
+BACKOFF_SECONDS = 0.5
+
+
+class Worker:
+    """See the module. One per engine.
+
+    Attributes:
+        worker_key: The token it holds now; a new one after it was declared dead.
+        active: The runs it drives, by key.
+        tools: What steps need.
+        committer: What writes.
+    """
+
+    def __init__(
+        self, store: Store, registry: Registry, *, run_max: int, thread_max: int, lease_seconds: float, random: Random
+    ) -> None:
+        self.store = store
+        self.active: dict[RunKey, Driver] = {}
+        self.tools = Tools(store.now, ThreadPool(thread_max), random, contextvars.copy_context())
+        self.committer = Committer(store, random)
+        self.worker_key = 0
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._registry = registry
+        self._run_max = run_max
+        self._lease_seconds = lease_seconds
+        self._lease = LeaseKeeper(store, lease_seconds, before_renewal=self._keep_details, on_lost=self._start_over)
+        self._by_id: dict[str, Driver] = {}
+        self._run_count = 0
+        self._due_at: Micros | None = None
+        self._wake = asyncio.Event()
+        self._watchers: dict[str, list[asyncio.Future[None]]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_draining = False
+        self._suspects_wait = False
+
+    # --- life -----------------------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Enlist, and begin to claim."""
+        self.worker_key = await self.store.enlist(self.name, self._lease_seconds)
+        self._lease.begin()
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._claim_for_ever(), name="everstep claims"),
+            loop.create_task(self._lease.keep(lambda: self.worker_key), name="everstep lease"),
+        ]
+
+    def drain(self) -> None:
+        """Take nothing new. What is being driven goes on."""
+        self._is_draining = True
+        self._wake.set()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Take nothing new, give running steps a moment, then hand every run back and retire."""
+        self.drain()
+        await self._wait_for_steps(grace_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds + 1):
+                await self.committer.settle()
+                for driver in list(self.active.values()):
+                    driver.hand_back()
+                await self.committer.settle()
+        for driver in list(self.active.values()):
+            driver.abandon()
+        self.tools.threads.close()
+        with suppress(StoreUnavailable):
+            await self.store.retire(self.worker_key)
+
+    async def _wait_for_steps(self, grace_seconds: float) -> None:
+        until = time.monotonic() + grace_seconds
+        while (left := until - time.monotonic()) > 0:
+            busy = [driver.ended for driver in self.active.values() if driver.is_busy]
+            if not busy:
+                return
+            await asyncio.wait(busy, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+
+    # --- what the engine asks ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def can_start_here(self) -> bool:
+        """Whether a new run may be driven here at once, rather than be queued."""
+        return not self._is_draining and self._lease.is_trusted and self._capacity() > 0
+
+    def begin(self, created: RunCreated, workflow: Workflow[..., Any], new: NewRun) -> Driver:
+        """Drive a run that does not exist yet; its first entry creates it.
+
+        Raises:
+            EverstepError: The code cannot be begun with these arguments. Nothing was stored.
+        """
+        self._run_count += 1
+        run_key = self.worker_key * RUN_KEYS_PER_WORKER + self._run_count
+        execution = Execution(workflow, run_key, created.run_id)
+        execution.epoch = 1
+        driver = Driver(self, execution, Facts(run_key, created.run_id, deadline_at=created.deadline_at, create=new))
+        driver.begin([created, RunClaimed(self.name)])
+        self._adopt(driver)
+        return driver
+
+    def driver_of(self, run_id: str) -> Driver | None:
+        """The driver of a run that is driven here."""
+        return self._by_id.get(run_id)
+
+    def nudge(self, due_at: Micros | None = None) -> None:
+        """Something changed that concerns runs: look now, or at that instant."""
+        if due_at is None or self._due_at is None or due_at < self._due_at:
+            self._due_at = due_at or self.store.now()
+            self._wake.set()
+
+    async def wait_for(self, run_id: str, timeout: float) -> None:
+        """Wait until a run is driven here, or something changed in the store, or the time is over."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers.setdefault(run_id, []).append(future)
+        await asyncio.wait([future], timeout=timeout)
+        future.cancel()
+
+    # --- what drivers report (DriverHost) -----------------------------------------------------------------------------------------------
+
+    def left(self, driver: Driver, wake_at: Micros | None) -> None:
+        """A driver is done with its run."""
+        if self.active.get(driver.facts.run_key) is driver:
+            del self.active[driver.facts.run_key]
+            del self._by_id[driver.run_id]
+        self._tell_watchers(driver.run_id)
+        if wake_at is not None:
+            self.nudge(wake_at)
+        elif driver.alone or driver.has_parent or len(self.active) + 1 >= self._run_max or self._suspects_wait:
+            self.nudge()
+
+    def progressed(self, driver: Driver) -> None:
+        """A suspect that makes progress is none."""
+        if driver.alone:
+            driver.alone = False
+            self.nudge()
+
+    def learn(self, workflow: Workflow[..., Any]) -> None:
+        """A child of this workflow exists or will: its code is at hand, so it can be driven here."""
+        if self._registry.get(workflow.name) is None:
+            self._registry.add(workflow)
+
+    def expect(self, due_at: Micros) -> None:
+        """A run becomes due then."""
+        self.nudge(due_at)
+
+    def reload(self, driver: Driver, inputs: Sequence[Input]) -> None:
+        """Drive a run that this worker still owns from its journal once more."""
+        task = asyncio.get_running_loop().create_task(self._reload(driver, inputs))
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
+
+    async def _reload(self, driver: Driver, inputs: Sequence[Input]) -> None:
+        run = await self.store.get(driver.run_id)
+        entries = await self.store.load(driver.facts.run_key)
+        if run is None or run.worker_key != self.worker_key or run.epoch != driver.epoch:
+            driver.abandon()
+            return
+        again = self._new_driver(Claimed(run, entries, (), ()))
+        if again is not None:
+            driver.ended, again.ended = again.ended, driver.ended
+            self._adopt(again)
+            again.redeliver(inputs)
+            again.resume(entries, (), ())
+            await self._pull()
+
+    # --- claiming -----------------------------------------------------------------------------------------------------------------------
+
+    async def _claim_for_ever(self) -> None:
+        while not self._is_draining:
+            try:
+                found = await self._claim()
+                await self._pull()
+                if not found:
+                    await self._sleep()
+                else:
+                    await asyncio.sleep(0)
+            except StoreUnavailable:
+                await asyncio.sleep(BACKOFF_SECONDS * (0.5 + self.tools.random.random()))
+
+    def _capacity(self) -> int:
+        if self.tools.threads.is_exhausted or any(driver.alone for driver in self.active.values()):
+            return 0
+        if self._suspects_wait and self.active:
+            return 0  # A suspect needs a worker of its own: finish what there is first.
+        return self._run_max - len(self.active)
+
+    async def _claim(self) -> bool:
+        """Take what is due; whether there may be more."""
+        room = min(self._capacity(), CLAIM_MAX)
+        self._wake.clear()
+        self._due_at = None
+        if room <= 0 or not self._lease.is_trusted:
+            return False
+        claims = await self.store.claim(
+            ClaimRequest(
+                worker_key=self.worker_key,
+                workflows=self._registry.fingerprints(),
+                run_max=room,
+                alone=not self.active,
+            )
+        )
+        self._suspects_wait = claims.suspects_wait
+        if claims.next_due_at is not None:
+            self.nudge(claims.next_due_at)
+        for run_id in claims.died:
+            logger.error("run %s is dead: its workers kept dying. See: everstep show %s", run_id, run_id)
+            self._tell_watchers(run_id)
+        for claimed in claims.runs:
+            self._drive(claimed)
+        return len(claims.runs) >= room
+
+    def _drive(self, claimed: Claimed) -> None:
+        stale = self.active.get(claimed.run.run_key)
+        if stale is not None:
+            stale.abandon()
+        driver = self._new_driver(claimed)
+        if driver is not None:
+            self._adopt(driver)
+            driver.resume(claimed.entries, claimed.attempts, claimed.inbox)
+
+    def _new_driver(self, claimed: Claimed) -> Driver | None:
+        run = claimed.run
+        workflow = self._registry.get(run.workflow)
+        assert workflow is not None, "only runs of known workflows are claimed"
+        execution = Execution(workflow, run.run_key, run.run_id)
+        execution.epoch = run.epoch
+        return Driver(self, execution, Facts.of(run, first_event(run.created)), alone=claimed.alone)
+
+    def _adopt(self, driver: Driver) -> None:
+        if not driver.is_over:
+            self.active[driver.facts.run_key] = driver
+            self._by_id[driver.run_id] = driver
+            self._tell_watchers(driver.run_id)
+
+    async def _pull(self) -> None:
+        """Messages for runs that are driven here."""
+        if self.active:
+            for run_key, messages in await self.store.pull(self.worker_key):
+                driver = self.active.get(run_key)
+                if driver is not None:
+                    driver.receive(messages)
+
+    async def _sleep(self) -> None:
+        """Until a run is due, this process knows of something, or others changed the store."""
+        seconds = IDLE_SECONDS_MAX
+        if self._due_at is not None:
+            seconds = min(seconds, (self._due_at - self.store.now()) / 1e6)
+        if seconds <= 0:
+            return
+        changed = asyncio.ensure_future(self.store.wait_for_work(self.worker_key, seconds))
+        woken = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait([changed, woken], return_when=asyncio.FIRST_COMPLETED)
+            if changed.done() and changed.result():
+                self._tell_all_watchers()
+        finally:
+            changed.cancel()
+            woken.cancel()
+
+    # --- the lease ----------------------------------------------------------------------------------------------------------------------
+
+    def _keep_details(self) -> None:
+        for driver in list(self.active.values()):
+            driver.keep(driver.dirty_rows())
+
+    async def _start_over(self) -> None:
+        """The token is dead, or can no longer be trusted: stop everything, and enlist anew when the store is there."""
+        if self.active:
+            logger.warning("worker %s lost its lease; its %d runs go on elsewhere", self.name, len(self.active))
+        for driver in list(self.active.values()):
+            driver.abandon()
+        with suppress(StoreUnavailable):
+            old = self.worker_key
+            self.worker_key = await self.store.enlist(self.name, self._lease_seconds)
+            self._run_count = 0
+            self._lease.begin()
+            await self.store.retire(old)
+            self.nudge()
+
+    # --- watchers -----------------------------------------------------------------------------------------------------------------------
+
+    def _tell_watchers(self, run_id: str) -> None:
+        for future in self._watchers.pop(run_id, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def _tell_all_watchers(self) -> None:
+        for run_id in list(self._watchers):
+            self._tell_watchers(run_id)
