@@ -27,6 +27,7 @@ from everstep.core.execution import Execution
 from everstep.definitions import Call
 from everstep.records import Status
 
+CONCURRENCY_DEFAULT = 1_000
 CHUNK = 1_000
 A_LONG_TIME_S = 30 * 86_400.0
 
@@ -228,7 +229,8 @@ async def opened(directory: Path) -> AsyncIterator[Mapping[str, Verb]]:
     if os.environ.get("BENCH_COUNT"):
         apsw.connection_hooks.append(count_on)
     opened_at = time.perf_counter()
-    async with es.Engine(url(directory), workflows=WORKFLOWS) as engine:
+    concurrency = int(os.environ.get("BENCH_CONCURRENCY", CONCURRENCY_DEFAULT))
+    async with es.Engine(url(directory), workflows=WORKFLOWS, concurrency=concurrency) as engine:
         ours = Ours(engine, opened_at)
         names = [name for name in dir(ours) if not name.startswith("_")]
         yield {name: getattr(ours, name) for name in names}

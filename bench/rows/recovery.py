@@ -43,7 +43,7 @@ def recovery(bench: Bench) -> list[Measurement]:
 
 
 def _resumed(module: str, place: Path, count: int) -> float:
-    with Contender(module, place, {"BENCH_GATE": "closed"}) as doomed:
+    with Contender(module, place, {"BENCH_GATE": "closed", "BENCH_CONCURRENCY": str(count)}) as doomed:
         doomed.ask("interrupt", count=count)
         doomed.kill()
     with Contender(module, place) as heir:

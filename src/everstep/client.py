@@ -240,41 +240,6 @@ class Client:
             )
         return run
 
-    async def list(
-        self,
-        *,
-        status: Sequence[Status | str] = (),
-        workflow: str = "",
-        id_prefix: str = "",
-        created_from: Micros | None = None,
-        before: RunKey | None = None,
-        limit: int = 50,
-    ) -> list[RunRecord]:
-        """Runs, newest first.
-
-        Args:
-            status: Any of these; empty for all.
-            workflow: Exactly this name; empty for all.
-            id_prefix: Ids that begin so.
-            created_from: Not older than this.
-            before: Only runs older than the one with this key: for the next page.
-            limit: 1 to 1,000.
-        """
-        if not 1 <= limit <= 1000:
-            raise UsageError(f"limit={limit}: ask for 1 to 1,000 runs at a time, and page with before=.")
-        await self.open()
-        statuses = tuple(Status(one) for one in status)
-        return await self.store.list(
-            RunFilter(
-                statuses=statuses,
-                workflow=workflow,
-                id_prefix=id_prefix,
-                created_from=created_from,
-                before=before,
-                limit=limit,
-            )
-        )
-
     async def workers(self) -> list[WorkerRecord]:
         """Every worker that is alive or still owns runs."""
         await self.open()
@@ -330,6 +295,43 @@ class Client:
         if not 0 <= delay < float("inf"):
             raise UsageError(f"delay={delay!r}: give a finite number of seconds, at least 0.")
         return self.store.now() + round(delay * 1e6) if delay else None
+
+    # Last in the class: below it, ``list`` would mean this method.
+
+    async def list(
+        self,
+        *,
+        status: Sequence[Status | str] = (),
+        workflow: str = "",
+        id_prefix: str = "",
+        created_from: Micros | None = None,
+        before: RunKey | None = None,
+        limit: int = 50,
+    ) -> list[RunRecord]:
+        """Runs, newest first.
+
+        Args:
+            status: Any of these; empty for all.
+            workflow: Exactly this name; empty for all.
+            id_prefix: Ids that begin so.
+            created_from: Not older than this.
+            before: Only runs older than the one with this key: for the next page.
+            limit: 1 to 1,000.
+        """
+        if not 1 <= limit <= 1000:
+            raise UsageError(f"limit={limit}: ask for 1 to 1,000 runs at a time, and page with before=.")
+        await self.open()
+        statuses = tuple(Status(one) for one in status)
+        return await self.store.list(
+            RunFilter(
+                statuses=statuses,
+                workflow=workflow,
+                id_prefix=id_prefix,
+                created_from=created_from,
+                before=before,
+                limit=limit,
+            )
+        )
 
 
 def new_run(created: RunCreated, workflow: Workflow[..., Any], *, wake_at: Micros | None = None) -> NewRun:

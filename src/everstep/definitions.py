@@ -89,8 +89,9 @@ class Call(Coroutine[Any, Any, R_co]):
                 "recorded unit, and what it calls would not be recorded. Call it from the workflow, or call the plain function: "
                 f"{self.definition.name}.function(…)."
             )
-        result = self.definition.function(*self.args, **self.kwargs)
-        return await result if inspect.isawaitable(result) else result
+        result: Any = self.definition.function(*self.args, **self.kwargs)
+        value: R_co = await result if inspect.isawaitable(result) else result
+        return value
 
     # The coroutine protocol, so that create_task, gather and TaskGroup take a call as they take a coroutine.
 

@@ -183,7 +183,7 @@ class Everything:
     a: Sequence[int]
     b: Mapping[int, str]
     c: str | bytes | Decimal
-    d: Literal["x", 1, True, None]
+    d: Literal["x", 1, True] | None
     e: set[Colour]
     f: Any = None
 

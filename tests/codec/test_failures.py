@@ -81,15 +81,12 @@ def test_a_long_chain_is_cut() -> None:
 
 
 def test_the_context_counts_unless_suppressed() -> None:
-    try:
-        try:
-            raise KeyError("first")
-        except KeyError:
-            raise ValueError("second")  # noqa: B904
-    except ValueError as error:
-        assert describe_error(error).cause is not None
-        error.__suppress_context__ = True
-        assert describe_error(error).cause is None
+    error = ValueError("second")
+    error.__context__ = KeyError("first")
+
+    assert describe_error(error).cause is not None
+    error.__suppress_context__ = True
+    assert describe_error(error).cause is None
 
 
 @given(st.text(max_size=50), st.integers(1, 2000))
@@ -102,10 +99,12 @@ def test_any_text_is_bounded_and_storable(text: str, times: int) -> None:
 
 def test_a_deep_traceback_is_bounded() -> None:
     def dive(level: int) -> None:
-        if level:
-            (lambda: dive(level - 1))()
-        else:
+        if not level:
             raise ValueError("bottom")
+        wrapped(level)
+
+    def wrapped(level: int) -> None:
+        dive(level - 1)
 
     with pytest.raises(ValueError, match="bottom") as error:
         dive(200)

@@ -66,7 +66,7 @@ REFUSED: list[tuple[Any, Any, str, str]] = [
     (Literal[1], True, "r", "expected Literal[1], got bool"),
     (int | None, "x", "r", "expected None | int, got str"),
     (s.Doubling, s.Doubling(1), "r", "does not come back as it was"),
-    (datetime, datetime(2026, 1, 1, fold=1), "r", "fold=1"),
+    (datetime, datetime(2026, 1, 1, fold=1), "r", "fold=1"),  # noqa: DTZ001
     (time, time(1, tzinfo=ZoneInfo("Europe/Paris")), "r", "no utc offset"),
     (set[float], {NAN}, "r[…]", "no JSON form"),
 ]

@@ -6,7 +6,7 @@ import math
 from collections import abc
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -53,7 +53,7 @@ FAMILIES: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "str enum": (s.Word, st.sampled_from(s.Word)),
     "odd enum": (s.Odd, st.sampled_from(s.Odd)),
     "flag": (s.Mode, st.integers(0, 7).map(s.Mode)),
-    "literal": (Literal["a", 1, True, None, s.Colour.RED], st.sampled_from(["a", 1, True, None, s.Colour.RED])),
+    "literal": (Literal["a", 1, True, s.Colour.RED] | None, st.sampled_from(["a", 1, True, None, s.Colour.RED])),
     "list": (list[int], st.lists(st.integers())),
     "list of floats": (list[float], st.lists(FINITE)),
     "fixed tuple": (tuple[int, str, Decimal], st.tuples(st.integers(), TEXT, DECIMALS)),
@@ -130,8 +130,10 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, datetime):
         return a == b and a.utcoffset() == b.utcoffset()
     if isinstance(a, dict):
+        a, b = cast(dict[Any, Any], a), cast(dict[Any, Any], b)
         return list(map(repr, a)) == list(map(repr, b)) and all(map(same, a.values(), b.values()))
     if isinstance(a, (list, tuple)):
+        a, b = cast(list[Any], a), cast(list[Any], b)
         return len(a) == len(b) and all(map(same, a, b))
     if hasattr(a, "__dataclass_fields__"):
         return all(same(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)

@@ -1,12 +1,12 @@
 """
 The arguments of one call as one JSON object by parameter name: ``{"order_id":"42","cents":1999}``.
 
-Calls that mean the same are written the same: by name, in the order of the signature, whether they were passed by position or by
-keyword. What was not passed is left out, so a new parameter with a default changes no recorded call. ``*args`` and ``**kwargs``
-stand under their own names, as an array and an object with sorted keys.
+Calls that mean the same are written the same: by name, in the order of the signature, whether they were passed by position
+or by keyword. What was not passed is left out, so a new parameter with a default changes no recorded call. ``*args`` and
+``**kwargs`` stand under their own names, as an array and an object with sorted keys.
 
-This is the hot path of every step, so it does not use ``inspect.Signature.bind`` (20 µs): the arguments are zipped with the
-parameters, and only a call that uses keywords or does not fit goes the long way, which gives Python's own words for what is wrong.
+This is the hot path of every step, so it does not use ``inspect.Signature.bind``: the arguments are zipped with the parameters,
+and only a call that uses keywords or does not fit goes the long way, which gives Python's own words for what is wrong.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class ArgumentsCodec:
         if kwargs or not self._zip_min <= len(args) <= self._zip_max:
             pairs = self._bind(args, kwargs)
         else:
-            pairs = zip(self._positional, args)
+            pairs = zip(self._positional, args, strict=False)
         try:
             for slot, value in pairs:
                 name = slot.name
@@ -148,7 +148,10 @@ class ArgumentsCodec:
         return self._arranged(values, name)
 
     def show(self, data: Data) -> str:
-        """The arguments as one would write them in a call, for messages: ``"42", 1999``. Never raises, at most ~200 characters."""
+        """The arguments as one would write them in a call, for messages: ``"42", 1999``.
+
+        Never raises. At most 200 characters of text; control and format characters are escaped on top of that.
+        """
         try:
             wire = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -160,7 +163,7 @@ class ArgumentsCodec:
     # --- calls that use keywords, or that Python would refuse -------------------------------------------------------------
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[_Slot, Any]]:
-        passed = {slot.name: value for slot, value in zip(self._positional, args)}
+        passed = {slot.name: value for slot, value in zip(self._positional, args, strict=False)}
         surplus = args[len(self._positional) :]
         extra: dict[str, Any] = {}
         for name, value in kwargs.items():
@@ -194,9 +197,9 @@ class ArgumentsCodec:
         least = sum(slot.required for slot in self._positional)
         most = len(self._positional)
         takes = str(most) if least == most else f"from {least} to {most}"
-        return TypeError(
-            f"{self._name}() takes {takes} positional argument{'' if most == 1 else 's'} but {given} {'was' if given == 1 else 'were'} given"
-        )
+        plural = "" if most == 1 else "s"
+        were = "was" if given == 1 else "were"
+        return TypeError(f"{self._name}() takes {takes} positional argument{plural} but {given} {were} given")
 
     def _refuse_missing(self, passed: Mapping[str, Any]) -> None:
         for kinds, word in ((_POSITIONAL, "positional"), ((Parameter.KEYWORD_ONLY,), "keyword-only")):

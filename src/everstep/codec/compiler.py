@@ -32,11 +32,11 @@ _FROZENSET: Any = frozenset
 
 # Which concrete containers a value of an abstract type may be. The first is written as natural JSON, the others with a tag.
 _ABSTRACT: Final[dict[Any, Callable[[Any], Any]]] = {
-    collections.abc.Sequence: lambda t: Union[_LIST[t], _TUPLE[t, ...]],
-    collections.abc.Collection: lambda t: Union[_LIST[t], _TUPLE[t, ...], _SET[t], _FROZENSET[t]],
-    collections.abc.Iterable: lambda t: Union[_LIST[t], _TUPLE[t, ...], _SET[t], _FROZENSET[t]],
+    collections.abc.Sequence: lambda t: Union[_LIST[t], _TUPLE[t, ...]],  # noqa: UP007 - of values
+    collections.abc.Collection: lambda t: Union[_LIST[t], _TUPLE[t, ...], _SET[t], _FROZENSET[t]],  # noqa: UP007 - of values
+    collections.abc.Iterable: lambda t: Union[_LIST[t], _TUPLE[t, ...], _SET[t], _FROZENSET[t]],  # noqa: UP007 - of values
     collections.abc.MutableSequence: lambda t: _LIST[t],
-    collections.abc.Set: lambda t: Union[_SET[t], _FROZENSET[t]],
+    collections.abc.Set: lambda t: Union[_SET[t], _FROZENSET[t]],  # noqa: UP007 - of values
     collections.abc.MutableSet: lambda t: _SET[t],
 }
 _MAPPINGS: Final = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
@@ -188,7 +188,7 @@ def _record_kind(cls: Any) -> str:
 
 
 def _is_extension_typed_dict(cls: Any) -> bool:
-    return issubclass(cls, dict) and hasattr(cls, "__required_keys__") and hasattr(cls, "__total__")
+    return dict in cls.__mro__ and hasattr(cls, "__required_keys__") and hasattr(cls, "__total__")
 
 
 def _short_name(annotation: Any) -> str:

@@ -14,12 +14,14 @@ from typing import Any, Final
 
 import msgspec
 
-from everstep.codec.node import Node, Pack, Refusal, Unpack, class_name, enter, expected
+from everstep.codec.node import Node, Pack, Refusal, Unpack, class_name, class_of, enter, expected
 from everstep.codec.scalars import INT, STR, pack_float, pack_int, pack_str
 
 # As values, so that type checkers let them be parametrised with a variable.
 _LIST: Any = list
 _DICT: Any = dict
+# Kinds that Python orders totally. All else is ordered by its bytes: any order will do, as long as it is always the same.
+_ORDERED: Final = (frozenset({"str"}), frozenset({"int"}), frozenset({"float"}))
 _ARRAY: Final = frozenset({"array"})
 _OBJECT: Final = frozenset({"object"})
 _INT64_MIN: Final = -(2**63)
@@ -61,7 +63,7 @@ def _items_packer(cls: type, name: str, item: Node) -> Pack:
     pack_item = item.pack
 
     def pack(value: Any, depth: int, left: list[int]) -> list[Any]:
-        given: type = type(value)
+        given = class_of(value)
         if given is not cls:
             raise expected(name, value)
         enter(depth, left, len(value))
@@ -69,7 +71,7 @@ def _items_packer(cls: type, name: str, item: Node) -> Pack:
         depth += 1
         try:
             for element in value:
-                wire.append(pack_item(element, depth, left))
+                wire.append(pack_item(element, depth, left))  # noqa: PERF401 - its length is the path of a refusal
         except Refusal as refusal:
             raise refusal.under(f"[{len(wire)}]") from None
         return wire
@@ -86,7 +88,7 @@ def _items_reader(build: Callable[[list[Any]], Any], item: Node) -> Unpack:
         values: list[Any] = []
         try:
             for element in wire:  # pyright: ignore[reportUnknownVariableType]
-                values.append(unpack_item(element))
+                values.append(unpack_item(element))  # noqa: PERF401 - its length is the path of a refusal
         except Refusal as refusal:
             raise refusal.under(f"[{len(values)}]") from None
         return values if build is list else build(values)
@@ -108,7 +110,7 @@ def fixed_tuple_node(items: tuple[Node, ...]) -> Node:
         enter(depth, left, size)
         wire: list[Any] = []
         try:
-            for pack_item, element in zip(packs, value):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            for pack_item, element in zip(packs, value, strict=True):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
                 wire.append(pack_item(element, depth + 1, left))
         except Refusal as refusal:
             raise refusal.under(f"[{len(wire)}]") from None
@@ -119,7 +121,7 @@ def fixed_tuple_node(items: tuple[Node, ...]) -> Node:
             raise expected(f"array of {size}", wire)
         values: list[Any] = []
         try:
-            for unpack_item, element in zip(unpacks, wire):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            for unpack_item, element in zip(unpacks, wire, strict=True):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
                 values.append(unpack_item(element))
         except Refusal as refusal:
             raise refusal.under(f"[{len(values)}]") from None
@@ -134,8 +136,7 @@ def fixed_tuple_node(items: tuple[Node, ...]) -> Node:
 def set_node(cls: type[set[Any] | frozenset[Any]], item: Node) -> Node:
     name = f"{cls.__name__}[{item.name}]"
     pack_item = item.pack
-    # Kinds that Python orders totally. All else is ordered by its bytes: any order will do, as long as it is always the same.
-    in_order: Callable[[Iterable[Any]], list[Any]] = sorted if item.kinds in ({"str"}, {"int"}, {"float"}) else _by_bytes
+    in_order: Callable[[Iterable[Any]], list[Any]] = sorted if item.kinds in _ORDERED else _by_bytes
 
     def pack(value: Any, depth: int, left: list[int]) -> list[Any]:
         if type(value) is not cls:
@@ -171,7 +172,7 @@ def _by_bytes(wires: Iterable[Any]) -> list[Any]:
 def dict_node(key: Node, item: Node) -> Node:
     name = f"dict[{key.name}, {item.name}]"
     # The wire form of such a key is text whatever the value, so it can stand as it is.
-    as_text = key.kinds == {"str"}
+    as_text = key.kinds == STR.kinds
     native = _DICT[str, item.native] if key is STR and item.native is not None else None
     pack = _pairs_packer(name, key.pack if as_text else _key_packer(key), item)
     unpack = _pairs_reader(key.unpack if as_text else _key_reader(key), item)
@@ -248,7 +249,7 @@ def _step(key: Any) -> str:
         shown = ascii(str(key))
         return f"[{shown}]" if len(shown) <= 60 else f"[{shown[:57]}…]"
     plain = key is None or type(key) in (bool, float) or (type(key) is int and _INT64_MIN <= key <= _INT64_MAX)
-    return f"[{key!r}]" if plain else f"[<{class_name(type(key))}>]"
+    return f"[{key!r}]" if plain else f"[<{class_name(class_of(key))}>]"
 
 
 # --- nothing declared -----------------------------------------------------------------------------------------------------
@@ -256,7 +257,7 @@ def _step(key: Any) -> str:
 
 def pack_plain(value: Any, depth: int, left: list[int]) -> Any:
     """Accept what JSON has by itself, at any place."""
-    cls: type = type(value)
+    cls = class_of(value)
     if cls is str:
         return pack_str(value, depth, left)
     if cls is int:
@@ -297,7 +298,7 @@ def _pack_plain_key(key: Any, depth: int, left: list[int]) -> str:
     if type(key) is str:
         return pack_str(key, depth, left)
     raise Refusal(
-        f"{class_name(type(key))} where no type is declared; annotate the parameter/return type (JSON has only str keys)"
+        f"{class_name(class_of(key))} where no type is declared; annotate the parameter/return type (JSON has only str keys)"
     )
 
 

@@ -12,6 +12,7 @@ import builtins
 import os
 import traceback as tracebacks
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Final
 
@@ -25,7 +26,7 @@ MESSAGE_CHARS_MAX: Final = 8 * 1024
 TRACEBACK_CHARS_MAX: Final = 16 * 1024
 CAUSES_MAX: Final = 8
 _TYPE_CHARS_MAX: Final = 512
-_OWN_FOLDER: Final = os.path.dirname(os.path.abspath(everstep.errors.__file__)) + os.sep
+_OWN_FOLDER: Final = str(Path(everstep.errors.__file__).absolute().parent) + os.sep
 
 
 class ErrorRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -72,7 +73,7 @@ def _chain(exc: BaseException) -> list[BaseException]:
 def _message(exc: BaseException) -> str:
     try:
         return str(exc)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the user's code; describing never fails
         return f"<{type(error).__name__} in its __str__>"
 
 
@@ -90,12 +91,12 @@ def _traceback_text(trace: TracebackType | None) -> str:
             (frame, line) for frame, line in tracebacks.walk_tb(trace) if not _is_own(frame.f_code.co_filename)
         )
         return _without_middle("".join(frames.format()))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - frames and their sources are the user's; describing never fails
         return f"<{type(error).__name__} while formatting the traceback>"
 
 
 def _is_own(filename: str) -> bool:
-    return os.path.abspath(filename).startswith(_OWN_FOLDER)
+    return str(Path(filename).absolute()).startswith(_OWN_FOLDER)
 
 
 def _without_middle(text: str) -> str:
@@ -161,6 +162,6 @@ def _built(cls: type[BaseException], message: str) -> BaseException | None:
             built = cls(*args)
             if type(built) is cls and str(built) == message:
                 return built
-        except Exception:  # whatever a constructor thinks of it, the failure itself must be delivered
+        except Exception:  # noqa: BLE001, S112 - a constructor may think what it likes: RemoteError is the answer then
             continue
     return None

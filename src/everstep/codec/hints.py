@@ -7,6 +7,7 @@ the author's code, never stored data.
 
 from __future__ import annotations
 
+import inspect
 import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
@@ -39,7 +40,7 @@ def class_hints(annotation: Any) -> dict[str, Any]:
     cls: type = get_origin(annotation) or annotation
     hints = _resolve(cls, {cls.__name__: cls}, class_name(cls))
     variables = _variables_by_class(annotation)
-    owners = {name: base for base in reversed(cls.__mro__) for name in base.__dict__.get("__annotations__", ())}
+    owners = {name: base for base in reversed(cls.__mro__) for name in inspect.get_annotations(base)}
     return {name: substitute(hint, variables.get(owners.get(name, cls), {})) for name, hint in hints.items()}
 
 

@@ -21,10 +21,15 @@ INT_DIGITS_MAX: Final = 1_000
 #: Larger values belong into a blob or behind a reference: a journal entry is read whole on each replay.
 VALUE_BYTES_MAX: Final = 2 * 1024 * 1024
 
-#: ``pack(value, depth, left)``: ``depth`` counts the containers around the value; ``left`` is one cell that holds the bytes
-#: which may still be spent, and perhaps a mode as a second one (see ``records``). It stops a small graph of shared lists before it unfolds into gigabytes.
+#: ``pack(value, depth, left)``: ``depth`` counts the containers around the value. ``left`` holds the bytes which may still be
+#: spent: it stops a small graph of shared lists before it unfolds into gigabytes. A second cell, if there is one, is a mode
+#: that concerns ``records`` alone.
 Pack = Callable[[Any, int, list[int]], Any]
 Unpack = Callable[[Any], Any]
+
+
+#: ``type`` of one argument; type checkers keep what they guessed of the value, this one says that it may be anything.
+class_of: Final[Callable[[Any], type[Any]]] = type
 
 
 class Refusal(Exception):
@@ -105,7 +110,7 @@ def class_name(cls: type) -> str:
 
 def expected(name: str, value: Any) -> Refusal:
     """The refusal of a value of the wrong class. It names the class only: the value may be a secret."""
-    cls: type = type(value)
+    cls: type[Any] = class_of(value)
     got = class_name(cls)
     if name == "int" and cls is bool:
         return Refusal("expected int, got bool (True would not come back as 1; write int(…), or annotate bool)")

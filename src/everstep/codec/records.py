@@ -1,5 +1,5 @@
 """
-Records: dataclasses, attrs classes, msgspec Structs, pydantic models, named tuples and TypedDicts, all as JSON objects by field.
+Records: dataclasses, attrs classes, msgspec Structs, pydantic models, named tuples and TypedDicts, all as JSON objects.
 
 Three rules hold for every kind.
 
@@ -10,8 +10,8 @@ written. (A rolling upgrade therefore adds fields with defaults first, and remov
 **Nothing is lost.** The class must be exactly the declared one, and an instance may not carry attributes beside its fields.
 
 **Constructors are not trusted to be neutral.** Fields are set directly where the kind allows it. A class with a hook that may
-change values (``__post_init__``, attrs converters, pydantic's ``model_post_init``) is rebuilt once when it is encoded, and refused if
-the copy differs.
+change values (``__post_init__``, attrs converters, pydantic's ``model_post_init``) is rebuilt once when it is encoded, and
+refused if the copy differs.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, Final, get_origin
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Final, cast, get_origin
 
 import msgspec
 
 from everstep.codec.hints import class_hints, is_required
-from everstep.codec.node import Node, Refusal, class_name, enter, expected
+from everstep.codec.node import Node, Refusal, class_name, class_of, enter, expected
 
 Compile = Callable[[Any], Node]
 Build = Callable[[dict[str, Any]], Any]
@@ -121,7 +121,7 @@ def _reader(shape: Shape) -> Callable[[Any], Any]:
     cls, build, tag = shape.cls, shape.build, shape.tag
     table = tuple((field.name, field.key, field.node.unpack, field.default) for field in shape.fields)
     size = len(table) + (1 if tag else 0)
-    keys = frozenset(field.key for field in shape.fields) | ({tag[0]} if tag else set())
+    keys = frozenset(field.key for field in shape.fields) | frozenset([tag[0]] if tag else ())
 
     def unpack(wire: Any) -> Any:
         if type(wire) is not dict:
@@ -191,13 +191,17 @@ def _rebuilt_once(
 
 
 def _attributes(value: Any) -> set[str]:
-    return set(getattr(value, "__dict__", ())) - _cached_names(type(value))
+    names: set[str] = set(getattr(value, "__dict__", ()))
+    return names - _cached_names(cast(Hashable, class_of(value)))
 
 
 @functools.lru_cache(maxsize=1024)
-def _cached_names(cls: Any) -> frozenset[str]:
+def _cached_names(cls: Hashable) -> frozenset[str]:
     return frozenset(
-        name for base in cls.__mro__ for name, member in vars(base).items() if isinstance(member, functools.cached_property)
+        name
+        for base in cast(type, cls).__mro__
+        for name, member in vars(base).items()
+        if isinstance(member, functools.cached_property)
     )
 
 
@@ -225,9 +229,7 @@ def _listed(names: set[Any]) -> str:
 def _dataclass_shape(annotation: Any, cls: Any, compile_hint: Compile) -> Shape:
     if cls.__new__ is not object.__new__:
         raise Refusal(f"{class_name(cls)} has a __new__ of its own, so it cannot be rebuilt from its fields")
-    if any(type(hint) is dataclasses.InitVar for hint in cls.__dict__.get("__annotations__", {}).values()) or _has_init_vars(
-        cls
-    ):
+    if _has_init_vars(cls):
         raise Refusal(f"{class_name(cls)} has an InitVar, whose value is not kept, so it cannot be rebuilt; use a plain field")
     hints = class_hints(annotation)
     fields = tuple(
@@ -256,7 +258,7 @@ def _constant(value: Any, absent: object) -> Callable[[], Any] | None:
 
 def _object_builder(cls: type, hook: Callable[[Any], None] | None) -> Build:
     set_field = object.__setattr__
-    new = object.__new__
+    new: Callable[[type], Any] = object.__new__
 
     def build(values: dict[str, Any]) -> Any:
         built: Any = new(cls)
@@ -282,7 +284,7 @@ def _struct_shape(annotation: Any, cls: Any, compile_hint: Compile) -> Shape:
 
 def _struct_default(info: msgspec.structs.FieldInfo) -> Callable[[], Any] | None:
     if info.default_factory is not msgspec.NODEFAULT:
-        return info.default_factory
+        return cast(Callable[[], Any], info.default_factory)
     return _constant(info.default, msgspec.NODEFAULT)
 
 
@@ -382,7 +384,7 @@ _KINDS: Final[tuple[tuple[Callable[[Any], bool], Callable[[Any, Any, Compile], S
     (_is_pydantic, _pydantic_shape),
     (lambda cls: hasattr(cls, "__attrs_attrs__"), _attrs_shape),
     (lambda cls: hasattr(cls, "__dataclass_fields__"), _dataclass_shape),
-    (lambda cls: issubclass(cls, tuple) and hasattr(cls, "_fields"), _named_tuple_shape),
+    (lambda cls: tuple in cls.__mro__ and hasattr(cls, "_fields"), _named_tuple_shape),
 )
 
 

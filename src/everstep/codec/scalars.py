@@ -27,7 +27,7 @@ from uuid import UUID
 
 import msgspec
 
-from everstep.codec.node import INT_DIGITS_MAX, Node, Refusal, Unpack, class_name, expected, spend
+from everstep.codec.node import INT_DIGITS_MAX, Node, Refusal, Unpack, class_name, class_of, expected, spend
 
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
@@ -227,7 +227,7 @@ LEAVES: Final[dict[type, Node]] = {
 
 
 def enum_node(cls: type[enum.Enum]) -> Node:
-    """An enum by its values if all are plain str or int, else by member names. Never through ``_missing_``: no silent default."""
+    """An enum by its values if all are plain str or int, else by names. Never through ``_missing_``: no silent default."""
     if issubclass(cls, enum.Flag):
         return _flag_node(cls)
     members = list(cls)
@@ -247,10 +247,10 @@ def _flag_node(cls: type[enum.Flag]) -> Node:
     def unpack(wire: Any) -> Any:
         bits = _unpack_int(wire)
         try:
-            value = cls(bits)
+            value: enum.Flag | None = cls(bits)
         except ValueError:
             value = None
-        if type(value) is not cls or value.value != bits:
+        if value is None or type(value) is not cls or value.value != bits:
             raise Refusal(f"no combination of {name}")
         return value
 
@@ -259,34 +259,38 @@ def _flag_node(cls: type[enum.Flag]) -> Node:
 
 def table_node(name: str, wires: dict[Any, Any], classes: frozenset[type]) -> Node:
     """A closed set of values, each with its own wire form. Classes take part in the comparison: 1 is not True."""
-    to_wire = {(type(value), value): wire for value, wire in wires.items()}
+    to_wire = {(class_of(value), value): wire for value, wire in wires.items()}
     return _keyed_table(name, to_wire, classes)
 
 
 def literal_node(name: str, pairs: list[tuple[Any, Any]]) -> Node:
     """``Literal``: ``pairs`` of value and wire (1 and True may both be there, so this cannot be a dict)."""
-    return _keyed_table(name, {(type(value), value): wire for value, wire in pairs}, frozenset(type(v) for v, _ in pairs))
+    return _keyed_table(
+        name, {(class_of(value), value): wire for value, wire in pairs}, frozenset(class_of(v) for v, _ in pairs)
+    )
 
 
 def _keyed_table(name: str, to_wire: dict[tuple[type, Any], Any], classes: frozenset[type]) -> Node:
-    from_wire = {(type(wire), wire): value for (_, value), wire in to_wire.items()}
+    from_wire = {(class_of(wire), wire): value for (_, value), wire in to_wire.items()}
     if len(from_wire) != len(to_wire):
         raise Refusal(f"{name} has two members that JSON cannot tell apart")
 
     def pack(value: Any, depth: int, left: list[int]) -> Any:
-        if type(value) in classes:
-            wire = to_wire.get((type(value), value), _ABSENT)
+        if class_of(value) in classes:
+            wire = to_wire.get((class_of(value), value), _ABSENT)
             if wire is not _ABSENT:
                 return wire
             raise Refusal(f"not one of {name}")
         raise expected(name, value)
 
-    return Node(name, frozenset(_KIND[type(wire)] for wire in to_wire.values()), classes, pack, _table_reader(name, from_wire))
+    return Node(
+        name, frozenset(_KIND[class_of(wire)] for wire in to_wire.values()), classes, pack, _table_reader(name, from_wire)
+    )
 
 
 def _table_reader(name: str, from_wire: dict[tuple[type, Any], Any]) -> Unpack:
     def unpack(wire: Any) -> Any:
-        value = from_wire.get((type(wire), wire), _ABSENT) if type(wire) in _KIND else _ABSENT
+        value = from_wire.get((class_of(wire), wire), _ABSENT) if type(wire) in _KIND else _ABSENT
         if value is _ABSENT:
             raise Refusal(f"not one of {name}")
         return value

@@ -1,12 +1,12 @@
 """
 Unions: natural JSON where the members differ in JSON, an explicit tag where they do not.
 
-``int | str | None`` needs nothing. In ``str | bytes | Decimal`` all three are JSON strings: ``str`` stays as it is, the others become
-``{"$type": "Decimal", "value": "1.50"}``. As soon as one member is tagged, every member that is a JSON object is tagged as well,
-so that no user data can look like a tag.
+``int | str | None`` needs nothing. In ``str | bytes | Decimal`` all three are JSON strings: ``str`` stays as it is, the others
+become ``{"$type": "Decimal", "value": "1.50"}``. As soon as one member is tagged, every member that is a JSON object is tagged
+as well, so that no user data can look like a tag.
 
-The order in which members are written does not count: Python caches unions and may hand out ``B | A`` for ``A | B``, so anything
-that depended on the order could differ between two processes.
+The order in which members are written does not count: Python caches unions and may hand out ``B | A`` for ``A | B``, so
+anything that depended on the order could differ between two processes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Final
 
-from everstep.codec.node import Node, Pack, Refusal, Unpack, expected
+from everstep.codec.node import Node, Pack, Refusal, Unpack, class_of, expected
 
 _KIND_OF: Final[dict[type, str]] = {
     type(None): "null",
@@ -25,6 +25,8 @@ _KIND_OF: Final[dict[type, str]] = {
     list: "array",
     dict: "object",
 }
+_LISTS: Final[frozenset[type]] = frozenset({list})
+_ARRAYS: Final = frozenset({"array"})
 #: Members that are JSON themselves and keep their natural form when others of the same kind are tagged.
 _NATURAL: Final = ("str", "int", "float", "bool", "None")
 
@@ -82,7 +84,7 @@ def _tagged(members: list[Node]) -> frozenset[str]:
 
 
 def _one_array(members: list[Node], natural: set[str]) -> set[str]:
-    lists = [member.name for member in members if member.classes == {list} and member.kinds == {"array"}]
+    lists = [member.name for member in members if member.classes == _LISTS and member.kinds == _ARRAYS]
     return set(lists[:1])
 
 
@@ -113,10 +115,10 @@ def _packer(name: str, members: list[Node], tagged: frozenset[str]) -> Pack:
     single = {cls: packs[0] for cls, packs in table.items() if len(packs) == 1}
 
     def pack_union(value: Any, depth: int, left: list[int]) -> Any:
-        pack = single.get(type(value))
+        pack = single.get(class_of(value))
         if pack is not None:
             return pack(value, depth, left)
-        candidates = table.get(type(value))
+        candidates = table.get(class_of(value))
         if candidates is None:
             raise expected(name, value)
         return _first(candidates, value, depth, left)
@@ -158,7 +160,7 @@ def _reader(name: str, members: list[Node], tagged: frozenset[str]) -> Unpack:
     own_tags = _own_tags(natural)
 
     def unpack(wire: Any) -> Any:
-        kind = _KIND_OF[type(wire)]
+        kind = _KIND_OF[class_of(wire)]
         if kind == "object" and by_tag:
             return _untag(wire, by_tag, name)
         if kind == "object" and own_tags:

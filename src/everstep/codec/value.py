@@ -233,7 +233,7 @@ def undecodable(refusal: Refusal, root: str, type_name: str) -> Undecodable:
     cls = UnknownType if isinstance(refusal, _UnknownTag) else Undecodable
     return cls(
         f"{path}: the stored data does not fit {type_name}: {refusal.reason}.\n"
-        "No value was made of it and the data is unchanged. Deploy the types that wrote it, or make them accept the older form.",
+        "No value was made of it and the data is unchanged. Deploy the types that wrote it, or let them accept it.",
         type_name=type_name,
         path=path,
     )

@@ -7,6 +7,8 @@ is shown but never compared, so a new comment strands nobody. Order between task
 
 from __future__ import annotations
 
+from msgspec import Raw
+
 from everstep.errors import NondeterminismError
 from everstep.events import (
     ChildCancelled,
@@ -72,7 +74,7 @@ def diverged(
     )
 
 
-def _short(args: object) -> str:
-    text = bytes(args).decode(errors="replace")[1:-1]  # type: ignore[call-overload]  # a msgspec.Raw
+def _short(args: Raw) -> str:
+    text = bytes(args).decode(errors="replace")[1:-1]
     text = text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
     return text.encode("unicode_escape").decode() if not text.isprintable() else text

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from everstep.client import Client, Handle, OnConflict, check_joinable, new_run
+from everstep.client import Client, Ending, Handle, OnConflict, check_joinable, new_run
 from everstep.definitions import Call, Registry, Workflow
 from everstep.engine.driver import Driver, Ended
 from everstep.engine.worker import Worker
@@ -143,7 +143,7 @@ class Engine(Client):
                 pass
         return Handle(self, created.run_id, call.definition)
 
-    async def wait_until_rest(self, run_id: str, timeout: float | None) -> Ended:
+    async def wait_until_rest(self, run_id: str, timeout: float | None) -> Ending:
         """See ``Client``; a run that is driven here is not asked about in the store."""
         worker = await self._opened_worker()
         driver = worker.driver_of(run_id)

@@ -82,8 +82,8 @@ class ThreadPool:
 class StepHost(Protocol):
     """Whom a step reports to: the driver of its run."""
 
-    run_id: str
-
+    @property
+    def run_id(self) -> str: ...
     @property
     def epoch(self) -> int: ...
     @property

@@ -23,7 +23,6 @@ from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, 
 from everstep.stores import rules
 from everstep.stores.base import (
     Append,
-    Behind,
     Claimed,
     ClaimRequest,
     Claims,
@@ -34,9 +33,7 @@ from everstep.stores.base import (
     Landed,
     NewRun,
     Outcome,
-    Refused,
     RunFilter,
-    TooEarly,
     Write,
     death_of,
 )
@@ -220,36 +217,23 @@ class MemoryStore:
 
     def _answer(self, write: Write) -> Outcome | None:
         """What becomes of the write, decided before anything changes. None: it lands now."""
-        objection = rules.objection(write)
         if isinstance(write, Keep):
             run = self._runs.get(write.run_key)
-            fenced = run is None or not self._owns(write.worker_key, write.epoch, run)
-        elif write.create is not None:
-            run, fenced = self._find(write.create.run_id), not self._is_alive(write.worker_key)
-            if run is not None:
-                return Landed() if _has(run, write.entry) else Exists(_full(run))
-            if write.entry.run_key in self._runs:
-                objection = f"run key {write.entry.run_key} was handed out twice"
-        else:
+        elif write.create is None:
             run = self._runs.get(write.entry.run_key)
             if run is not None and _has(run, write.entry):
                 return Landed()
-            fenced = (
-                run is None
-                or not self._owns(write.worker_key, write.entry.epoch, run)
-                or run.record.version + 1 != write.entry.version
-            )
-        if fenced:
-            return Fenced()
-        if objection:
-            return Refused(objection)
-        now = self.now()
-        if isinstance(write, Append) and write.not_before is not None and write.not_before > now:
-            return TooEarly()
-        return Behind() if run is not None and _is_behind(run.record, write, now) else None
+        else:
+            return self._answer_first(write, write.create)
+        return rules.why_not(write, None if run is None else _standing(run), self.now())
 
-    def _owns(self, worker_key: WorkerKey, epoch: int, run: _Run) -> bool:
-        return run.record.worker_key == worker_key and run.record.epoch == epoch
+    def _answer_first(self, write: Append, new: NewRun) -> Outcome | None:
+        existing = self._find(new.run_id)
+        if existing is not None:
+            return Landed() if _has(existing, write.entry) else Exists(_full(existing))
+        if write.entry.run_key in self._runs or not self._is_alive(write.worker_key):
+            return Fenced()
+        return rules.why_not(write, rules.unborn(write), self.now())
 
     def _land(self, write: Write) -> None:
         run = self._runs[write.run_key] if isinstance(write, Keep) else self._land_entry(write)
@@ -290,20 +274,19 @@ class MemoryStore:
 
     def _have_effects(self, run: _Run, write: Append) -> None:
         refused = [child for child in write.children if not self._has_child(rules.as_child(child, write.entry.run_key))]
-        for post in rules.posts_of(write, refused, run.record.run_id):
-            target = self._find(post.run_id)
-            if target is not None:
-                self._deliver(target, post.message)
+        for post in write.posts:
+            addressee = self._find(post.run_id)
+            if addressee is not None:
+                self._deliver(addressee, post.message)
+        for child in refused:
+            self._deliver(run, rules.refusal_message(child))
         if write.status.is_at_rest:
             run.attempts.clear()
             self._tell_parent(run, write.entry)
 
     def _has_child(self, child: NewRun) -> bool:
-        run = self._find(child.run_id)
-        if run is None:
-            self._create_queued(child)
-            return True
-        return run.record.parent_key == child.parent_key and run.record.parent_command == child.parent_command
+        answer = self._create_queued(child)
+        return isinstance(answer, Created) or rules.is_child(answer.run, child)
 
     def _tell_parent(self, run: _Run, entry: Entry) -> None:
         parent = None if run.record.parent_key is None else self._runs.get(run.record.parent_key)
@@ -475,8 +458,9 @@ def _has(run: _Run, entry: Entry) -> bool:
     return 1 <= entry.version <= len(run.entries) and run.entries[entry.version - 1].hash == entry.hash
 
 
-def _is_behind(record: RunRecord, write: Write, now: Micros) -> bool:
-    return rules.must_be_consumed(write, now) and record.inbox_seq > max(record.inbox_done, write.consumed)
+def _standing(run: _Run) -> rules.Standing:
+    record = run.record
+    return rules.Standing(record.version, record.epoch, record.worker_key, record.inbox_seq, record.inbox_done)
 
 
 def _sorted_attempts(run: _Run) -> Sequence[AttemptRecord]:

@@ -36,8 +36,21 @@ from everstep.events import (
     decode_events,
     encode_event,
 )
-from everstep.records import ErrorRecord, Message, Micros, RunKey, Status, WorkerKey
-from everstep.stores.base import RUN_KEYS_PER_WORKER, Append, ClaimRequest, Keep, NewRun, Post, RunFilter, Write, judge_recovery
+from everstep.records import ErrorRecord, Message, Micros, RunKey, RunRecord, Status, WorkerKey
+from everstep.stores.base import (
+    RUN_KEYS_PER_WORKER,
+    Append,
+    Behind,
+    ClaimRequest,
+    Fenced,
+    Keep,
+    NewRun,
+    Refused,
+    RunFilter,
+    TooEarly,
+    Write,
+    judge_recovery,
+)
 
 ENTRY_BYTES_MAX = 256 << 20
 """Far above any limit on payloads, and below what a database takes in one value (SQLite: 1e9 bytes)."""
@@ -119,9 +132,48 @@ def _objection_to_text(data: bytes) -> str:
     return ""
 
 
+class Standing(Struct, frozen=True):
+    """What decides whether a write lands: how the run stands that it is for."""
+
+    version: int
+    epoch: int
+    worker_key: WorkerKey | None
+    inbox_seq: int
+    inbox_done: int
+
+
+def why_not(write: Write, run: Standing | None, now: Micros) -> Fenced | Refused | TooEarly | Behind | None:
+    """Why a write that has not landed before does not land now; None if it does. ``run`` is None if there is no such run."""
+    if run is None or run.worker_key != write.worker_key or not _is_next(write, run):
+        return Fenced()
+    reason = objection(write)
+    if reason:
+        return Refused(reason)
+    if isinstance(write, Append) and write.not_before is not None and write.not_before > now:
+        return TooEarly()
+    unread = run.inbox_seq > max(run.inbox_done, write.consumed)
+    return Behind() if unread and must_be_consumed(write, now) else None
+
+
+def _is_next(write: Write, run: Standing) -> bool:
+    if isinstance(write, Keep):
+        return write.epoch == run.epoch
+    return write.entry.epoch == run.epoch and write.entry.version == run.version + 1
+
+
+def unborn(write: Append) -> Standing:
+    """How a run stands that this write is about to create."""
+    return Standing(0, write.entry.epoch, write.worker_key, 0, 0)
+
+
 def as_child(child: NewRun, parent_key: RunKey) -> NewRun:
     """A child belongs to the run whose entry starts it, whatever it says."""
     return child if child.parent_key == parent_key else replace(child, parent_key=parent_key)
+
+
+def is_child(run: RunRecord, child: NewRun) -> bool:
+    """The run that has the child's id was started by the very command that starts the child."""
+    return run.parent_key == child.parent_key and run.parent_command == child.parent_command
 
 
 # --- messages that a store writes by itself ---------------------------------------------------------------------------------
@@ -274,9 +326,3 @@ def check_filter(query: RunFilter) -> RunFilter:
         f"cannot list {query.limit:,} runs at once. Nothing was read. Ask for 1 to {LIST_LIMIT_MAX:,}, and for the next page "
         "with before= the run key of the last one."
     )
-
-
-def posts_of(write: Append, refused: Iterable[NewRun], run_id: str) -> list[Post]:
-    """Messages that a landed entry sends: its own, and one to itself for each child that it could not have."""
-    own = [Post(run_id=run_id, message=refusal_message(child)) for child in refused]
-    return [*write.posts, *own]
