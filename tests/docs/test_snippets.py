@@ -1,0 +1,59 @@
+"""Every Python block of the README runs as printed, and type-checks under both checkers: documentation that cannot drift."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
+SECONDS_MAX = 30
+
+
+def snippets() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def title(snippet: str) -> str:
+    first = snippet.partition("\n")[0]
+    return first.split()[1] if first.startswith("# ") else first
+
+
+@pytest.mark.parametrize("snippet", snippets(), ids=title)
+def test_a_snippet_runs_as_printed(snippet: str, tmp_path: Path) -> None:
+    """Twice: what a run leaves behind must not be in the way of the next one. Warnings are errors here too."""
+    script = tmp_path / "snippet.py"
+    script.write_text(snippet, encoding="utf-8")
+
+    first, second = run(script), run(script)
+
+    assert (0, "") == (first.returncode, first.stderr)
+    assert first.stdout
+    assert (0, "", first.stdout) == (second.returncode, second.stderr, second.stdout)
+
+
+@pytest.mark.parametrize("checker", [["mypy", "--strict"], ["pyright"]], ids=["mypy", "pyright"])
+def test_the_snippets_type_check_strictly(checker: list[str], tmp_path: Path) -> None:
+    """What a user copies must please the checker that the user has."""
+    for number, snippet in enumerate(snippets()):
+        (tmp_path / f"snippet_{number}.py").write_text(snippet, encoding="utf-8")
+    (tmp_path / "pyproject.toml").write_text('[tool.pyright]\ntypeCheckingMode = "strict"\n', encoding="utf-8")
+
+    done = subprocess.run([sys.executable, "-m", *checker, "."], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run(script: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("EVERSTEP_")}
+    return subprocess.run(
+        [sys.executable, "-W", "error", script.name],
+        cwd=script.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_MAX,
+        check=False,
+    )
