@@ -49,10 +49,10 @@ class ErrorRecord(Struct, frozen=True, omit_defaults=True):
     """An exception as data.
 
     Attributes:
-        type: Qualified name of its type. Never imported: looked up among types that the program has declared.
-        message: Its ``str()``, bounded.
-        traceback: Formatted frames of user code, bounded, possibly empty.
-        cause: The exception it was raised from.
+        type: Qualified name: ``ValueError``, ``shop.errors.Declined``. Never imported: looked up among declared types.
+        message: Its ``str()``, at most 8 KiB.
+        traceback: The frames of the user's code, at most 16 KiB; the middle is cut out. Empty if not kept.
+        cause: What it was raised from, or None. At most 8 in a chain.
     """
 
     type: str

@@ -16,33 +16,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-import msgspec
-
 import everstep.errors
 from everstep.codec.node import class_name
 from everstep.errors import RemoteError
+from everstep.records import ErrorRecord
 
 MESSAGE_CHARS_MAX: Final = 8 * 1024
 TRACEBACK_CHARS_MAX: Final = 16 * 1024
 CAUSES_MAX: Final = 8
 _TYPE_CHARS_MAX: Final = 512
 _OWN_FOLDER: Final = str(Path(everstep.errors.__file__).absolute().parent) + os.sep
-
-
-class ErrorRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An exception as data.
-
-    Attributes:
-        type: Qualified name: ``ValueError``, ``shop.errors.Declined``.
-        message: Its ``str()``, at most 8 KiB.
-        traceback: The frames of the user's code, at most 16 KiB; the middle is cut out. Empty if not kept.
-        cause: What it was raised from, or None. At most 8 in a chain.
-    """
-
-    type: str
-    message: str
-    traceback: str = ""
-    cause: ErrorRecord | None = None
 
 
 def describe_error(exc: BaseException, *, traceback: bool = True) -> ErrorRecord:
