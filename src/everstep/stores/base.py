@@ -334,22 +334,7 @@ class Store(Protocol):
         """Every worker that is alive or still owns runs."""
         ...
 
-    async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:  # noqa: ASYNC109  # no error when it passes
-        """Wait until something may have changed in the store through others, or until ``timeout`` seconds have passed.
-
-        Costs no statement while nothing changes. True if something may have changed. A client without a worker passes None.
-        """
-        ...
-
-    async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
-        """The journal in order, to its end or up to a version. Empty if there is no such run. Needs no claim."""
-        ...
-
-    async def workers(self) -> list[WorkerRecord]:
-        """Every worker that is alive or still owns runs."""
-        ...
-
-    async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:  # noqa: ASYNC109  # no error when it passes
+    async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
         """Wait until something may have changed in the store through others, or until ``timeout`` seconds have passed.
 
         Costs no statement while nothing changes. True if something may have changed. A client without a worker passes None.
@@ -359,8 +344,6 @@ class Store(Protocol):
     async def list(self, query: RunFilter) -> list[RunRecord]:
         """Runs, newest first, without ``created`` and ``outcome``."""
         ...
-
-
 
 
 # --- decisions that every store makes alike ----------------------------------------------------------------------------------

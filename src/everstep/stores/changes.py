@@ -45,7 +45,7 @@ class Changes:
         self._news[worker_key] = False
         return True
 
-    async def wait(self, worker_key: WorkerKey | None, timeout: float) -> bool:  # noqa: ASYNC109  # no error when it passes
+    async def wait(self, worker_key: WorkerKey | None, timeout: float) -> bool:
         """Wait for news for this worker, at most ``timeout`` seconds. True if there is some."""
         if self.heard(worker_key):
             return True

@@ -290,7 +290,8 @@ class MemoryStore:
 
     def _tell_parent(self, run: _Run, entry: Entry) -> None:
         parent = None if run.record.parent_key is None else self._runs.get(run.record.parent_key)
-        message = rules.outcome_message(entry.events, run.record.parent_command)
+        ending = rules.ending_of(entry.events)
+        message = None if ending is None else rules.outcome_message(ending, run.record.parent_command)
         if parent is not None and message is not None:
             self._deliver(parent, message)
 
@@ -411,7 +412,7 @@ class MemoryStore:
         run = self._runs.get(run_key)
         return [] if run is None else [each for each in run.entries if up_to is None or each.version <= up_to]
 
-    async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:  # noqa: ASYNC109  # no error when it passes
+    async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
         """See Store."""
         self._check_open()
         return await self._changes.wait(worker_key, timeout)

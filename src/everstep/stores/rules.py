@@ -179,17 +179,19 @@ def is_child(run: RunRecord, child: NewRun) -> bool:
 # --- messages that a store writes by itself ---------------------------------------------------------------------------------
 
 
-def outcome_message(events: bytes, parent_command: str) -> Message | None:
-    """What a parent is told when its child comes to rest with this entry (P13). None if the entry tells no ending."""
+def ending_of(events: bytes) -> Event | None:
+    """The last event of an entry that brings its run to rest. None if it cannot be read."""
     try:
         decoded = decode_events(events)
     except MsgspecError:
         return None
-    for event in reversed(decoded):
-        outcome = _outcome_for_parent(event, parent_command)
-        if outcome is not None:
-            return _about_child(parent_command, outcome)
-    return None
+    return decoded[-1] if decoded else None
+
+
+def outcome_message(ending: Event, parent_command: str) -> Message | None:
+    """What a parent is told when its child comes to rest (P13). None if the event is no ending."""
+    outcome = _outcome_for_parent(ending, parent_command)
+    return None if outcome is None else _about_child(parent_command, outcome)
 
 
 def _outcome_for_parent(event: Event, key: str) -> Event | None:

@@ -1,0 +1,182 @@
+"""
+Claiming. A worker asks often and finds nothing mostly, so we look first, without a lock, and begin to write only if there is
+something to take.
+
+``Look`` is what was seen without a lock; ``claim`` sees everything again inside its transaction, but for the proofs of death,
+which stay true: a dead process stays dead, and a lease that was renewed meanwhile is noticed by its heartbeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import merge
+from typing import Final
+
+import apsw
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from everstep.events import Event
+from everstep.journal import seal
+from everstep.records import Micros, RunKey, RunRecord, Status, WorkerKey
+from everstep.stores import rules
+from everstep.stores.base import Claimed, ClaimRequest, Claims, death_of
+from everstep.stores.sqlite import read, rows, workers, write
+from everstep.stores.sqlite.oslock import WorkerLocks
+from everstep.stores.sqlite.transaction import Tx
+
+# The two ranges leave out, without reading them, all runs that exactly this code has refused.
+EARLIEST: Final = """
+SELECT min(wake_at) FROM (
+    SELECT (SELECT wake_at FROM runs WHERE workflow = asked.key AND refused_by = '' AND worker_key IS NULL
+            AND wake_at IS NOT NULL ORDER BY wake_at LIMIT 1) AS wake_at FROM json_each(?1) AS asked
+    UNION ALL
+    SELECT (SELECT min(wake_at) FROM runs WHERE workflow = asked.key AND refused_by > '' AND refused_by < asked.value
+            AND worker_key IS NULL AND wake_at IS NOT NULL) FROM json_each(?1) AS asked
+    UNION ALL
+    SELECT (SELECT min(wake_at) FROM runs WHERE workflow = asked.key AND refused_by > asked.value
+            AND worker_key IS NULL AND wake_at IS NOT NULL) FROM json_each(?1) AS asked
+)
+"""
+DUE: Final = """
+SELECT wake_at, run_key, deaths, max_recoveries, workflow, refused_by FROM runs
+WHERE workflow = ?1 AND refused_by = '' AND worker_key IS NULL AND wake_at IS NOT NULL ORDER BY wake_at, run_key
+"""
+REFUSED_BY_OTHERS: Final = """
+SELECT wake_at, run_key, deaths, max_recoveries, workflow, refused_by FROM runs
+WHERE workflow = ?1 AND refused_by > '' AND refused_by < ?2 AND worker_key IS NULL AND wake_at IS NOT NULL
+UNION ALL
+SELECT wake_at, run_key, deaths, max_recoveries, workflow, refused_by FROM runs
+WHERE workflow = ?1 AND refused_by > ?2 AND worker_key IS NULL AND wake_at IS NOT NULL
+ORDER BY wake_at, run_key
+"""
+ORPHANS: Final = """
+SELECT run_key, deaths, max_recoveries, gone, was_alone, workflow, refused_by
+FROM workers CROSS JOIN runs ON runs.worker_key = workers.worker_key AND runs.worker_key IS NOT NULL
+WHERE gone <> '' ORDER BY workers.worker_key, run_key
+"""
+_OWNER: Final = "SELECT name, gone FROM workers WHERE worker_key = ?"
+
+_INSERT: Final = """
+INSERT INTO journal(run_key, version, prev, epoch, at, drained, events, hash)
+SELECT ?1, ?2, head, ?3, ?4, ?5, ?6, ?7 FROM runs WHERE run_key = ?1
+"""
+_TAKE: Final = """
+UPDATE runs SET head = last_insert_rowid(), version = ?2, hash = ?3, epoch = ?4, updated_at = ?5, status = ?6,
+                worker_key = ?7, wake_at = NULL, deaths = ?8, refused_by = ?9,
+                outcome_entry = CASE WHEN ?10 THEN last_insert_rowid() ELSE outcome_entry END
+WHERE run_key = ?1
+"""
+_DROP_ATTEMPTS: Final = "DELETE FROM attempts WHERE run_key = ?"
+
+
+class Look(Struct, frozen=True):
+    """What a claim would find.
+
+    Attributes:
+        name: Of the worker that asks; None if it is dead or unknown.
+        died: Workers proved dead just now, and why.
+        is_worth_it: There is something to write.
+        next_due_at: As in Claims, if there is nothing to write.
+        living: All other workers that are alive.
+    """
+
+    name: str | None
+    died: Sequence[tuple[workers.Worker, rules.Why]]
+    is_worth_it: bool
+    next_due_at: Micros | None
+    living: Sequence[WorkerKey]
+
+
+def look(connection: apsw.Connection, request: ClaimRequest, locks: WorkerLocks, now: Micros, monotonic: float) -> Look:
+    """See whether a claim would find something. Two or three statements, no lock."""
+    name = workers.name_if_alive(connection, request.worker_key)
+    others = workers.others(connection, request.worker_key)
+    proofs = [(each, workers.proof_of_death(each, locks, monotonic)) for each in others if not each.gone]
+    died = [(each, why) for each, why in proofs if why]
+    living = [each.worker_key for each, why in proofs if not why]
+    (next_due_at,) = rows.only(connection.execute(EARLIEST, (_json(request.workflows),)))
+    is_due = next_due_at is not None and next_due_at <= now
+    return Look(name, died, bool(died) or is_due or any(each.gone for each in others), next_due_at, living)
+
+
+def claim(tx: Tx, request: ClaimRequest, died: Iterable[tuple[workers.Worker, rules.Why]]) -> tuple[Claims, list[WorkerKey]]:
+    """Take what there is. Also returns whose worker rows were removed: the caller removes their lock files after the commit."""
+    name = workers.name_if_alive(tx.connection, request.worker_key)
+    if name is None:
+        return Claims([]), []
+    for worker, why in died:
+        workers.bury(tx, worker, why)
+    now = tx.now()
+    choice = rules.choose(_candidates(tx.connection, request), request, now)
+    given_up = [_give_up(tx, each, now) for each in choice.dead]
+    taken = [_take(tx, each, request.worker_key, name, now, alone=choice.alone) for each in choice.taken]
+    return Claims(taken, choice.next_due_at, choice.suspects_wait, given_up), workers.forget(tx)
+
+
+def _candidates(connection: apsw.Connection, request: ClaimRequest) -> Iterator[rules.Candidate]:
+    """Read lazily: a queue of a million runs costs no more than one of ten."""
+    for key, deaths, recoveries, gone, was_alone, workflow, refused_by in connection.execute(ORPHANS):
+        if rules.may_drive(request.workflows, workflow, refused_by):
+            yield rules.orphan(key, deaths, recoveries, gone, was_alone=bool(was_alone))
+    queues = [connection.execute(DUE, (workflow,)) for workflow in request.workflows]
+    refused = [connection.execute(REFUSED_BY_OTHERS, (name, code)) for name, code in request.workflows.items()]
+    for wake_at, key, deaths, recoveries, workflow, refused_by in merge(*queues, *refused):
+        if rules.may_drive(request.workflows, workflow, refused_by):
+            yield rules.Candidate(run_key=key, wake_at=wake_at, deaths=deaths, max_recoveries=recoveries)
+
+
+def _take(tx: Tx, candidate: rules.Candidate, worker_key: WorkerKey, name: str, now: Micros, *, alone: bool) -> Claimed:
+    run = _run(tx, candidate.run_key)
+    owner = tx.execute(_OWNER, (run.worker_key,)).fetchone() if run.worker_key is not None else None
+    event = rules.claim_event(name, *owner) if owner else rules.claim_event(name)
+    run = _append(tx, run, event, rules.status_after_claim(run.status), candidate.deaths, worker_key, now)
+    entries = read.journal(tx.connection, run.run_key)
+    inbox = read.unread(tx.connection, run.run_key, run.inbox_done) if run.inbox_seq > run.inbox_done else []
+    attempts = read.attempts(tx.connection, run.run_key)
+    created = entries[0].events if entries else b""
+    return Claimed(replace(run, created=created), entries, attempts, inbox, alone)
+
+
+def _give_up(tx: Tx, candidate: rules.Candidate, now: Micros) -> str:
+    run = _run(tx, candidate.run_key)
+    verdict = death_of(candidate.deaths)
+    run = _append(tx, run, verdict, Status.DEAD, candidate.deaths, None, now)
+    tx.execute(_DROP_ATTEMPTS, (run.run_key,))
+    write.tell_parent(tx, run.run_key, verdict)
+    return run.run_id
+
+
+def _append(
+    tx: Tx, run: RunRecord, event: Event, status: Status, deaths: int, worker_key: WorkerKey | None, now: Micros
+) -> RunRecord:
+    """The entry of somebody who is not the owner: it raises the epoch, so whoever was the owner is fenced (P7)."""
+    at = max(run.updated_at, now)
+    entry = seal(run.hash, run.run_key, run.version + 1, run.epoch + 1, at, False, [event])
+    tx.execute(_INSERT, write.entry_values(entry))
+    refused_by = "" if status.is_at_rest else run.refused_by
+    numbers = (entry.run_key, entry.version, entry.hash, entry.epoch, at)
+    tx.execute(_TAKE, (*numbers, status.value, worker_key, deaths, refused_by, status.is_at_rest))
+    return replace(
+        run,
+        status=status,
+        version=entry.version,
+        hash=entry.hash,
+        epoch=entry.epoch,
+        worker_key=worker_key,
+        wake_at=None,
+        updated_at=at,
+        deaths=deaths,
+        refused_by=refused_by,
+    )
+
+
+def _run(tx: Tx, run_key: RunKey) -> RunRecord:
+    run = read.run_by_key(tx.connection, run_key)
+    assert run is not None, "chosen in this transaction"
+    return run
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

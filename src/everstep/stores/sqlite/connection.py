@@ -1,0 +1,115 @@
+"""
+Opening the file: what is refused before SQLite sees it, and the settings that the promises rest on.
+
+``synchronous=FULL`` in WAL mode syncs the log at each commit: that is P1. The page size and the inline checkpoint every 1,000
+pages are measured (a checkpointer in the background let the log grow to 322 MB).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from everstep.errors import StoreUnavailable
+from everstep.stores.sqlite import schema
+from everstep.stores.sqlite.clock import check_sqlite_clock
+
+BUSY_MS: Final = 4
+"""How long SQLite itself waits for a lock, and the event loop with it. The patience beyond it is ``Writer``'s."""
+OWN_DIRECTORY: Final = ".everstep"
+_NETWORK: Final = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "9p",
+        "afs",
+        "ceph",
+        "glusterfs",
+        "lustre",
+        "fuse.sshfs",
+        "fuse.s3fs",
+    }
+    | {"fuse.glusterfs", "fuse.rclone", "fuse.gcsfuse", "ncpfs", "beegfs", "gpfs"}
+)
+
+
+def open_for_writing(path: Path) -> apsw.Connection:
+    """Connect, and create the store or bring it up to date.
+
+    Raises:
+        SchemaMismatch: The file is not ours, or newer. It is untouched.
+        StoreUnavailable: The place is not fit for a store.
+        apsw.Error: SQLite failed: the caller translates.
+    """
+    _check_place(path)
+    connection = apsw.Connection(os.fspath(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+    try:
+        connection.set_busy_timeout(BUSY_MS)
+        check_sqlite_clock(connection)
+        version = schema.check_file(connection, path)
+        if connection.readonly("main"):
+            raise apsw.ReadOnlyError("the file or its directory may only be read")
+        if not version:
+            connection.pragma("page_size", 4096)
+        if connection.pragma("journal_mode", "wal") != "wal":
+            raise StoreUnavailable(
+                f"the store {path} cannot use a write-ahead log here. Nothing was stored. Put it on a local disk."
+            )
+        connection.pragma("synchronous", "full")
+        connection.pragma("foreign_keys", True)
+        connection.pragma("wal_autocheckpoint", 1000)
+        if version < len(schema.MIGRATIONS):
+            schema.migrate(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_for_reading(path: Path) -> apsw.Connection:
+    """A second connection, which can see every commit and hold up none."""
+    connection = apsw.Connection(os.fspath(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection.set_busy_timeout(BUSY_MS)
+    return connection
+
+
+def _check_place(path: Path) -> None:
+    directory = path.parent
+    if directory.name == OWN_DIRECTORY and directory.parent.is_dir():
+        directory.mkdir(exist_ok=True)
+    if not directory.is_dir():
+        raise StoreUnavailable(f"the store {path} has no directory. Nothing was created. Create it first: mkdir -p {directory}")
+    file_system = network_file_system(directory)
+    if file_system:
+        raise StoreUnavailable(
+            f"the store {path} is on a network file system ({file_system}), where locks and shared memory cannot be relied on. "
+            "Nothing was created. Use a local disk, or postgresql:// for several machines."
+        )
+
+
+def network_file_system(directory: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> str:
+    """The type of the network file system that holds this directory; empty if it is local or cannot be told."""
+    if sys.platform != "linux":
+        return ""
+    try:
+        lines = mountinfo.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    target = directory.resolve()
+    kind, depth = "", -1
+    for line in lines:
+        # "36 35 98:0 /root /mount/point options … - type source …"; blanks in paths are written \040
+        left, _, right = line.partition(" - ")
+        mount_point = Path(left.split()[4].encode("utf-8", "surrogateescape").decode("unicode_escape"))
+        if target.is_relative_to(mount_point) and len(mount_point.parts) >= depth:
+            kind, depth = right.split()[0], len(mount_point.parts)
+    return kind if kind in _NETWORK else ""

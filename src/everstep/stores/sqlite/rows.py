@@ -1,0 +1,89 @@
+"""How rows become records."""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+import apsw
+
+from everstep.journal import Entry
+from everstep.records import AttemptRecord, Message, RunRecord, Status
+
+RUN: Final = (
+    "run_key, run_id, workflow, code_version, status, version, hash, epoch, worker_key, wake_at, created_at, updated_at, step, "
+    "cursor, deaths, max_recoveries, inbox_seq, inbox_done, parent_key, parent_command, refused_by"
+)
+CREATED_AND_OUTCOME: Final = (
+    "(SELECT events FROM journal WHERE id = runs.first), (SELECT events FROM journal WHERE id = runs.outcome_entry)"
+)
+ENTRY: Final = "run_key, version, epoch, at, drained, events, hash"
+
+Row: TypeAlias = tuple[Any, ...]
+"""The tables are STRICT, so the types of a row's values are what the schema says; a type checker cannot know."""
+_STATUSES: Final = {status.value: status for status in Status}
+
+
+def all_of(cursor: apsw.Cursor) -> list[Row]:
+    """All rows of a statement."""
+    return list(cursor)
+
+
+def only(cursor: apsw.Cursor) -> Row:
+    """The one row of a statement that always has one."""
+    (row,) = all_of(cursor)
+    return row
+
+
+def run_of(row: Row) -> RunRecord:
+    """A row of the columns RUN, and perhaps CREATED_AND_OUTCOME."""
+    created, outcome = row[21:] if len(row) > 21 else ("", None)
+    return RunRecord(
+        run_key=row[0],
+        run_id=row[1],
+        workflow=row[2],
+        code_version=row[3],
+        status=_STATUSES[row[4]],
+        version=row[5],
+        hash=row[6],
+        epoch=row[7],
+        worker_key=row[8],
+        wake_at=row[9],
+        created_at=row[10],
+        updated_at=row[11],
+        step=row[12],
+        cursor=row[13],
+        deaths=row[14],
+        max_recoveries=row[15],
+        inbox_seq=row[16],
+        inbox_done=row[17],
+        parent_key=row[18],
+        parent_command=row[19],
+        refused_by=row[20],
+        created=created.encode(),
+        outcome=None if outcome is None else outcome.encode(),
+    )
+
+
+def entry_of(row: Row) -> Entry:
+    """A row of the columns ENTRY."""
+    run_key, version, epoch, at, drained, events, digest = row
+    return Entry(run_key, version, epoch, at, bool(drained), events.encode(), digest)
+
+
+def message_of(row: Row) -> Message:
+    """A row of seq, at, dedupe, event."""
+    return Message(seq=row[0], at=row[1], dedupe=row[2], event=row[3].encode())
+
+
+def attempt_of(row: Row) -> AttemptRecord:
+    """A row of run_key, key, attempt, failures, due_at, recoveries, details, error."""
+    return AttemptRecord(
+        run_key=row[0],
+        key=row[1],
+        attempt=row[2],
+        failures=row[3],
+        due_at=row[4],
+        recoveries=row[5],
+        details=row[6],
+        error=row[7],
+    )

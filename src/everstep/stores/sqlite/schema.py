@@ -1,0 +1,163 @@
+"""
+The tables, and how a file gets from one version of them to the next.
+
+``application_id`` says that the file is ours, ``user_version`` which steps it has taken. All missing steps are taken in one
+transaction, so a file is never in between. A file of somebody else, or of a newer everstep, is refused before anything in it
+is changed.
+
+The journal is a log in the order of commits, without an index: writing to a clustered table costs four times the WAL. A run's
+entries are a chain through ``prev``, newest first, that begins at ``runs.head``. The columns that every commit updates stand in
+no index; the partial indexes hold only runs that somebody may look for.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import apsw
+
+from everstep.errors import SchemaMismatch
+
+APPLICATION_ID: Final = 0x45565354
+"""``EVST`` in ASCII: shown by ``file(1)``."""
+
+_FIRST = """
+CREATE TABLE meta(
+    key TEXT PRIMARY KEY,
+    value ANY NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE workers(
+    worker_key INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    boot_id TEXT NOT NULL,
+    heartbeat REAL NOT NULL,
+    lease_seconds REAL NOT NULL,
+    gone TEXT NOT NULL DEFAULT '',
+    was_alone INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE TABLE runs(
+    run_key INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL UNIQUE,
+    workflow TEXT NOT NULL,
+    code_version TEXT NOT NULL,
+    status TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    epoch INTEGER NOT NULL,
+    worker_key INTEGER,
+    wake_at INTEGER,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    step TEXT NOT NULL DEFAULT '',
+    cursor INTEGER NOT NULL DEFAULT 0,
+    deaths INTEGER NOT NULL DEFAULT 0,
+    max_recoveries INTEGER NOT NULL,
+    inbox_seq INTEGER NOT NULL DEFAULT 0,
+    inbox_done INTEGER NOT NULL DEFAULT 0,
+    parent_key INTEGER,
+    parent_command TEXT NOT NULL,
+    refused_by TEXT NOT NULL DEFAULT '',
+    head INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    outcome_entry INTEGER
+) STRICT;
+
+CREATE INDEX runs_due ON runs(workflow, refused_by, wake_at) WHERE worker_key IS NULL AND wake_at IS NOT NULL;
+CREATE INDEX runs_owned ON runs(worker_key) WHERE worker_key IS NOT NULL;
+CREATE INDEX runs_unread ON runs(worker_key) WHERE worker_key IS NOT NULL AND inbox_seq > inbox_done;
+CREATE INDEX runs_newest ON runs(created_at);
+CREATE INDEX runs_in_trouble ON runs(created_at) WHERE status IN ('paused', 'failed', 'dead');
+
+CREATE TABLE journal(
+    id INTEGER PRIMARY KEY,
+    run_key INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    prev INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    drained INTEGER NOT NULL,
+    events TEXT NOT NULL,
+    hash BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE inbox(
+    run_key INTEGER NOT NULL REFERENCES runs(run_key) ON DELETE CASCADE,
+    seq INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    dedupe TEXT NOT NULL,
+    event TEXT NOT NULL,
+    PRIMARY KEY(run_key, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX inbox_dedupe ON inbox(run_key, dedupe) WHERE dedupe <> '';
+
+CREATE TABLE attempts(
+    run_key INTEGER NOT NULL REFERENCES runs(run_key) ON DELETE CASCADE,
+    key TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    failures INTEGER NOT NULL,
+    due_at INTEGER,
+    recoveries INTEGER NOT NULL,
+    details BLOB,
+    error BLOB,
+    PRIMARY KEY(run_key, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE VIEW history AS
+    SELECT runs.run_id, journal.version, each.key AS place, journal.at, journal.epoch,
+           each.value ->> 'event' AS event, each.value AS facts
+    FROM runs JOIN journal USING (run_key), json_each(journal.events) AS each;
+
+INSERT INTO meta VALUES ('incarnation', lower(hex(randomblob(16)))), ('run_key', 0);
+PRAGMA application_id = 0x45565354;
+PRAGMA user_version = 1;
+"""
+
+MIGRATIONS: Final = (_FIRST,)
+"""Step n takes a file from version n to n + 1 and sets ``user_version`` itself. Only ever appended to."""
+
+
+def check_file(connection: apsw.Connection, path: os.PathLike[str]) -> int:
+    """Return the schema version of the file, 0 if it is empty. Changes nothing.
+
+    Raises:
+        SchemaMismatch: The file is no store of everstep, or a newer one.
+    """
+    try:
+        application_id = connection.pragma("application_id")
+        version = connection.pragma("user_version")
+        is_empty = not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
+    except apsw.NotADBError as error:
+        raise _not_ours(path, "is no SQLite database") from error
+    assert isinstance(version, int)
+    if application_id != APPLICATION_ID and not (is_empty and not application_id and not version):
+        raise _not_ours(path, "is a SQLite database of another application")
+    if version > len(MIGRATIONS):
+        raise SchemaMismatch(
+            f"the store {os.fspath(path)} has schema version {version}, and this everstep knows versions up to "
+            f"{len(MIGRATIONS)}. It was not touched. Upgrade everstep, or open the store with the version that wrote it."
+        )
+    return version
+
+
+def migrate(connection: apsw.Connection, path: os.PathLike[str]) -> None:
+    """Bring the file to the newest version, whole or not at all. Safe to repeat, and from several processes at once."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for step in MIGRATIONS[check_file(connection, path) :]:
+            connection.execute(step)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _not_ours(path: os.PathLike[str], what: str) -> SchemaMismatch:
+    return SchemaMismatch(
+        f"the file {os.fspath(path)} {what}, not a store of everstep. It was not touched. "
+        "Give the store a path of its own; it will be created."
+    )

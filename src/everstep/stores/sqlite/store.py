@@ -1,0 +1,228 @@
+"""
+The store: each verb of the contract, as one transaction or one look.
+
+Nothing is decided here. Reading goes to a connection of its own, so it works while anybody writes; writing goes through
+``Writer``, one transaction at a time; ``Watch`` and ``Changes`` tell those who wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from everstep.errors import StoreUnavailable
+from everstep.journal import Entry
+from everstep.records import Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
+from everstep.stores import rules
+from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Write
+from everstep.stores.changes import Changes
+from everstep.stores.sqlite import claim, connection, faults, read, workers, write
+from everstep.stores.sqlite.clock import StoreClock, wall_clock
+from everstep.stores.sqlite.oslock import WorkerLocks
+from everstep.stores.sqlite.transaction import Tx, Writer
+from everstep.stores.sqlite.watch import LOOK_SECONDS, Watch
+
+PATIENCE_SECONDS = 10.0
+"""How long another process may hold the lock before a verb gives up."""
+_BACKOFF_SECONDS = 0.005
+
+T = TypeVar("T")
+
+
+class _Open:
+    """What exists only while the store is open."""
+
+    def __init__(self, path: Path, now: StoreClock, patience_seconds: float) -> None:
+        writing = connection.open_for_writing(path)
+        try:
+            self.reader = connection.open_for_reading(path)
+            self.locks = WorkerLocks(path)
+            self.watch = Watch(path, writing, self.locks)
+        except BaseException:
+            writing.close()
+            raise
+        self.writer = Writer(writing, path, now, patience_seconds)
+        self.workers: set[WorkerKey] = set()
+
+
+class SQLiteStore:
+    """A store in one file. Belongs to the event loop that opened it; any number of processes may open the same file.
+
+    Args:
+        path: The file; created if missing, in a directory that exists.
+        now: The clock of this machine: microseconds since the Unix epoch.
+        monotonic: The clock that leases count on, the same in all processes: seconds.
+        patience_seconds: How long another process may hold the lock before a verb raises StoreUnavailable.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        now: Callable[[], Micros] = wall_clock,
+        monotonic: Callable[[], float] = time.monotonic,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self.path = Path(path).absolute()
+        self.url = f"sqlite:///{self.path}"
+        self.now = StoreClock(now)
+        self._monotonic = monotonic
+        self._patience_seconds = patience_seconds
+        self._changes = Changes()
+        self._open: _Open | None = None
+
+    async def open(self) -> None:
+        """See Store."""
+        if self._open is None:
+            self._open = await self._patiently(lambda: _Open(self.path, self.now, self._patience_seconds))
+
+    async def close(self) -> None:
+        """See Store."""
+        if self._open is None:
+            return
+        for worker_key in list(self._open.workers):
+            await self.retire(worker_key)
+        was_open, self._open = self._open, None
+        was_open.locks.close()
+        was_open.reader.close()
+        await was_open.writer.close()
+
+    # --- workers ------------------------------------------------------------------------------------------------------------
+
+    async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:
+        """See Store."""
+        state = self._state()
+
+        def work(tx: Tx) -> WorkerKey:
+            worker_key = workers.enlist(tx, name, lease_seconds, self._monotonic())
+            state.locks.hold(worker_key)
+            return worker_key
+
+        worker_key = await state.writer.run(work)
+        state.workers.add(worker_key)
+        self._changes.join(worker_key)
+        return worker_key
+
+    async def heartbeat(self, worker_key: WorkerKey) -> bool:
+        """See Store."""
+        return await self._state().writer.run(lambda tx: workers.heartbeat(tx, worker_key, self._monotonic()))
+
+    async def retire(self, worker_key: WorkerKey) -> None:
+        """See Store."""
+        state = self._state()
+        forgotten = await state.writer.run(lambda tx: workers.retire(tx, worker_key))
+        state.locks.let_go(worker_key)
+        state.workers.discard(worker_key)
+        self._forget(forgotten)
+        self._changes.leave(worker_key)
+
+    async def workers(self) -> list[WorkerRecord]:
+        """See Store."""
+        return await self._read(read.workers)
+
+    # --- writing ------------------------------------------------------------------------------------------------------------
+
+    async def create(self, runs: Sequence[NewRun]) -> list[Created | Exists]:
+        """See Store."""
+        for new in runs:
+            rules.check_text(new.created, f"run {new.run_id}")
+        answers = await self._state().writer.run(lambda tx: write.create(tx, runs))
+        self._changes.mark()
+        return answers
+
+    async def commit(self, batch: Sequence[Write]) -> list[Outcome]:
+        """See Store."""
+        outcomes = await self._state().writer.run(lambda tx: [write.land(tx, each) for each in batch])
+        for each, outcome in zip(batch, outcomes, strict=True):
+            if rules.is_news(each) and isinstance(outcome, Landed):
+                self._changes.mark(each.worker_key)
+        return outcomes
+
+    async def post(self, run_id: str, message: Message) -> RunRecord | None:
+        """See Store."""
+        rules.check_text(message.event, f"the message to run {run_id}")
+        run = await self._state().writer.run(lambda tx: write.post(tx, run_id, message))
+        self._changes.mark()
+        return run
+
+    # --- claiming -----------------------------------------------------------------------------------------------------------
+
+    async def claim(self, request: ClaimRequest) -> Claims:
+        """See Store."""
+        state = self._state()
+        seen = await self._read(lambda reader: claim.look(reader, request, state.locks, self.now(), self._monotonic()))
+        state.watch.others = seen.living
+        if seen.name is None:
+            return Claims([])
+        if not seen.is_worth_it:
+            return Claims([], seen.next_due_at)
+        claims, forgotten = await state.writer.run(lambda tx: claim.claim(tx, request, seen.died))
+        self._forget(forgotten)
+        if claims.runs or claims.died:
+            self._changes.mark(request.worker_key)
+        return claims
+
+    async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
+        """See Store."""
+        deadline = time.monotonic() + timeout
+        while True:
+            state = self._state()
+            if state.watch.look(may_ask=state.writer.is_idle):
+                self._changes.mark()
+                if worker_key is None:
+                    return True
+            left = deadline - time.monotonic()
+            if await self._changes.wait(worker_key, min(left, LOOK_SECONDS)):
+                return True
+            if left <= 0:
+                return False
+
+    # --- reading ------------------------------------------------------------------------------------------------------------
+
+    async def pull(self, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
+        """See Store."""
+        return await self._read(lambda reader: read.unread_by_owner(reader, worker_key))
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """See Store."""
+        return await self._read(lambda reader: read.run(reader, run_id))
+
+    async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
+        """See Store."""
+        return await self._read(lambda reader: read.journal(reader, run_key, up_to))
+
+    async def list(self, query: RunFilter) -> list[RunRecord]:
+        """See Store."""
+        return await self._read(lambda reader: read.runs(reader, query))
+
+    # --- inside -------------------------------------------------------------------------------------------------------------
+
+    def _state(self) -> _Open:
+        if self._open is None:
+            raise StoreUnavailable(f"the store {self.path} is not open. Nothing was read or written. Call open() first.")
+        return self._open
+
+    async def _read(self, question: Callable[[apsw.Connection], T]) -> T:
+        reader = self._state().reader
+        return await self._patiently(lambda: question(reader))
+
+    async def _patiently(self, attempt: Callable[[], T]) -> T:
+        """Readers wait for nobody, except while a log is being recovered or a file created."""
+        deadline = time.monotonic() + self._patience_seconds
+        while True:
+            try:
+                return attempt()
+            except apsw.Error as error:
+                if not faults.is_locked(error) or time.monotonic() > deadline:
+                    raise faults.translated(error, self.path) from error
+            await asyncio.sleep(_BACKOFF_SECONDS * random.uniform(0.5, 1.5))
+
+    def _forget(self, worker_keys: Sequence[WorkerKey]) -> None:
+        for worker_key in worker_keys:
+            self._state().locks.forget(worker_key)

@@ -1,0 +1,167 @@
+"""
+One transaction at a time on the connection that writes.
+
+Normally a transaction runs inline, in the caller's thread, and ``await`` does not even suspend: a commit takes 0.1 ms, a trip
+to a thread costs half of that, and a thread starves beside a busy loop. Two things must not hold up the loop for long:
+
+- *The lock belongs to another process.* SQLite waits a few milliseconds; then the transaction is tried again later.
+- *The disk is slow.* When commits take more than a millisecond, COMMIT (and only that: one call, which lets go of the GIL for
+  the whole of its sync) runs in a thread of its own until they are fast again. Everything before it touches memory only.
+
+Whoever awaits may be cancelled meanwhile. The transaction goes on regardless and is finished before the next one begins; its
+outcome is then unknown to the caller, who may repeat the same write (P4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from everstep.errors import StoreUnavailable
+from everstep.stores.sqlite.faults import is_locked, translated
+
+SLOW_COMMIT_SECONDS = 0.001
+FAST_COMMIT_SECONDS = 0.0005
+"""Below half of what is slow we return to committing inline, so that we do not change sides at every commit."""
+_WEIGHT = 0.1
+"""Of the newest commit in the average. One that checkpoints (some ms, one in hundreds) does not make a disk slow."""
+_BACKOFF_SECONDS = 0.001
+_BACKOFF_SECONDS_MAX = 0.05
+
+T = TypeVar("T")
+
+
+class Tx:
+    """What a transaction works with: one cursor whose statements are cached, for statements that are finished at once.
+
+    Attributes:
+        connection: For what a cursor does not tell, and for statements whose rows are read one by one.
+        execute: Run a statement.
+        now: The store's clock.
+    """
+
+    __slots__ = ("changes", "connection", "execute", "now")
+
+    def __init__(self, connection: apsw.Connection, now: Callable[[], int]) -> None:
+        self.connection = connection
+        self.execute = connection.cursor().execute
+        self.changes = connection.changes
+        self.now = now
+
+
+class Writer:
+    """Runs transactions, one after the other.
+
+    Args:
+        connection: Used by nobody else (but see ``is_idle``).
+        path: For errors.
+        now: The store's clock.
+        patience_seconds: How long another process may hold the lock before we give up.
+    """
+
+    def __init__(self, connection: apsw.Connection, path: Path, now: Callable[[], int], patience_seconds: float) -> None:
+        self.tx = Tx(connection, now)
+        self._connection = connection
+        self._path = path
+        self._patience_seconds = patience_seconds
+        self._commit_seconds = 0.0
+        self._is_slow = False
+        self._lock = asyncio.Lock()
+        self._thread: ThreadPoolExecutor | None = None
+        self._unattended: set[asyncio.Task[object]] = set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody uses the connection now."""
+        return not self._lock.locked()
+
+    async def run(self, work: Callable[[Tx], T]) -> T:
+        """Run ``work`` in a transaction and commit it. It may be run more than once; only the last time counts.
+
+        Raises:
+            StoreUnavailable: SQLite failed. P1 holds.
+        """
+        if not self._is_slow and not self._lock.locked():
+            try:
+                return self._run_inline(work)
+            except apsw.Error as error:
+                if not is_locked(error):
+                    raise translated(error, self._path) from error
+        task = asyncio.create_task(self._run_in_turn(work))
+        self._unattended.add(task)
+        task.add_done_callback(self._attend)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Wait for what is under way, and close the connection."""
+        async with self._lock:
+            if self._thread is not None:
+                self._thread.shutdown()
+            self._connection.close()
+
+    def _run_inline(self, work: Callable[[Tx], T]) -> T:
+        tx = self.tx
+        tx.execute("BEGIN IMMEDIATE")
+        try:
+            answer = work(tx)
+            self._commit()
+        except BaseException:
+            self._roll_back()
+            raise
+        return answer
+
+    async def _run_in_turn(self, work: Callable[[Tx], T]) -> T:
+        deadline = time.monotonic() + self._patience_seconds
+        backoff = _BACKOFF_SECONDS
+        while True:
+            try:
+                async with self._lock:
+                    return await self._run_elsewhere(work) if self._is_slow else self._run_inline(work)
+            except apsw.Error as error:
+                if not is_locked(error) or time.monotonic() > deadline:
+                    raise translated(error, self._path) from error
+            await asyncio.sleep(backoff * random.uniform(0.5, 1.5))
+            backoff = min(backoff * 2, _BACKOFF_SECONDS_MAX)
+
+    async def _run_elsewhere(self, work: Callable[[Tx], T]) -> T:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="everstep-commit")
+        self.tx.execute("BEGIN IMMEDIATE")
+        try:
+            answer = work(self.tx)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._commit)
+        except BaseException:
+            self._roll_back()
+            raise
+        return answer
+
+    def _commit(self) -> None:
+        started = time.perf_counter()
+        self.tx.execute("COMMIT")
+        self._commit_seconds += _WEIGHT * (time.perf_counter() - started - self._commit_seconds)
+        self._is_slow = self._commit_seconds > (FAST_COMMIT_SECONDS if self._is_slow else SLOW_COMMIT_SECONDS)
+
+    def _roll_back(self) -> None:
+        # Some errors roll back by themselves. If this fails too, the next BEGIN says so.
+        if self._connection.in_transaction:
+            try:
+                self.tx.execute("ROLLBACK")
+            except apsw.Error as error:
+                raise translated(error, self._path) from error
+
+    def _attend(self, task: asyncio.Task[object]) -> None:
+        self._unattended.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it, or is gone
+
+
+def closed(path: Path) -> StoreUnavailable:
+    """The error of a verb that was called before ``open`` or after ``close``."""
+    return StoreUnavailable(f"the store {path} is not open. Nothing was read or written. Call open() first.")

@@ -1,0 +1,298 @@
+"""
+Writing: runs begin, entries land, messages arrive. Every function works inside a transaction that the caller commits.
+
+The fence is one guarded statement: the entry is inserted ``SELECT``ing from its run's row exactly if that stands where the
+writer believes. One row inserted, and everything else about the entry follows; none, and nothing of it happens. Only then do
+we look closer, to say why.
+
+Updates of ``runs`` are graded by the indexes they touch: an entry in the middle of a run touches none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from everstep.events import Event
+from everstep.journal import GENESIS, Entry, entry_hash
+from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, Status, WorkerKey
+from everstep.stores import rules
+from everstep.stores.base import Append, Created, Exists, Keep, Landed, NewRun, Outcome, Write
+from everstep.stores.sqlite import read, rows
+from everstep.stores.sqlite.transaction import Tx
+
+_NEXT_RUN_KEY: Final = "UPDATE meta SET value = value + 1 WHERE key = 'run_key' RETURNING value"
+
+_INSERT_NEXT: Final = """
+INSERT INTO journal(run_key, version, prev, epoch, at, drained, events, hash)
+SELECT ?1, ?2, head, ?3, ?4, ?5, ?6, ?7 FROM runs
+WHERE run_key = ?1 AND version = ?2 - 1 AND epoch = ?3 AND worker_key = ?8
+"""
+_INSERT_NEXT_IF_CONSUMED: Final = _INSERT_NEXT + " AND inbox_seq <= max(inbox_done, ?9)"
+_INSERT_FIRST: Final = """
+INSERT INTO journal(run_key, version, prev, epoch, at, drained, events, hash) VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7)
+"""
+_INSERT_FIRST_OF_OWNED: Final = """
+INSERT INTO journal(run_key, version, prev, epoch, at, drained, events, hash) SELECT ?1, ?2, 0, ?3, ?4, ?5, ?6, ?7
+WHERE EXISTS (SELECT 1 FROM workers WHERE worker_key = ?8 AND gone = '')
+  AND NOT EXISTS (SELECT 1 FROM runs WHERE run_id = ?9) AND NOT EXISTS (SELECT 1 FROM runs WHERE run_key = ?1)
+"""
+_INSERT_RUN: Final = """
+INSERT INTO runs(run_key, run_id, workflow, code_version, status, version, hash, epoch, worker_key, wake_at, created_at,
+                 updated_at, step, cursor, max_recoveries, inbox_done, parent_key, parent_command, head, first)
+VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, last_insert_rowid(), last_insert_rowid())
+"""
+
+_ADVANCE: Final = """
+UPDATE runs SET head = last_insert_rowid(), version = ?2, hash = ?3, updated_at = ?4, status = ?5, step = ?6, cursor = ?7,
+                deaths = 0
+WHERE run_key = ?1
+"""
+_ADVANCE_AND_CONSUME: Final = _ADVANCE.replace("deaths = 0", "deaths = 0, inbox_done = max(inbox_done, ?8)")
+_GIVE_BACK: Final = """
+UPDATE runs SET status = ?2, worker_key = NULL, wake_at = ?3, refused_by = ?4,
+                outcome_entry = CASE WHEN ?5 THEN head ELSE outcome_entry END
+WHERE run_key = ?1
+"""
+_REFUSED_BY: Final = "SELECT refused_by FROM runs WHERE run_key = ?"
+
+_STANDING: Final = "SELECT version, epoch, worker_key, inbox_seq, inbox_done FROM runs WHERE run_key = ?"
+_IS_MY_WORKER_ALIVE: Final = "SELECT 1 FROM workers WHERE worker_key = ? AND gone = ''"
+
+_PUT_ATTEMPT: Final = """
+INSERT OR REPLACE INTO attempts(run_key, key, attempt, failures, due_at, recoveries, details, error)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_DROP_ATTEMPT: Final = "DELETE FROM attempts WHERE run_key = ? AND key = ?"
+_DROP_ATTEMPTS: Final = "DELETE FROM attempts WHERE run_key = ?"
+
+_INSERT_MESSAGE: Final = """
+INSERT INTO inbox(run_key, seq, at, dedupe, event) VALUES (?1, ?2, ?3, ?4, ?5)
+ON CONFLICT(run_key, dedupe) WHERE dedupe <> '' DO NOTHING
+"""
+_COUNT_MESSAGE: Final = "UPDATE runs SET inbox_seq = ?2 WHERE run_key = ?1"
+_COUNT_MESSAGE_AND_WAKE: Final = "UPDATE runs SET inbox_seq = ?2, wake_at = ?3 WHERE run_key = ?1"
+_ADDRESSEE: Final = "SELECT run_key, status, worker_key, wake_at, inbox_seq FROM runs WHERE run_id = ?"
+_ADDRESSEE_BY_KEY: Final = "SELECT run_key, status, worker_key, wake_at, inbox_seq FROM runs WHERE run_key = ?"
+_PARENT: Final = "SELECT parent_key, parent_command FROM runs WHERE run_key = ? AND parent_key IS NOT NULL"
+
+
+# --- runs begin -------------------------------------------------------------------------------------------------------------
+
+
+def create(tx: Tx, runs: Sequence[NewRun]) -> list[Created | Exists]:
+    """Create queued runs."""
+    return [_create_queued(tx, new) for new in runs]
+
+
+def _create_queued(tx: Tx, new: NewRun) -> Created | Exists:
+    existing = read.run(tx.connection, new.run_id)
+    if existing is not None:
+        return Exists(existing)
+    (key,) = rows.only(tx.execute(_NEXT_RUN_KEY))
+    now = tx.now()
+    first = Entry(key, 1, 0, now, False, new.created, entry_hash(GENESIS, key, 1, 0, now, False, new.created))
+    wake_at = now if new.wake_at is None else new.wake_at
+    tx.execute(_INSERT_FIRST, entry_values(first))
+    _insert_run(tx, new, first, Status.QUEUED, wake_at=wake_at)
+    created = read.run(tx.connection, new.run_id)
+    assert created is not None
+    return Created(created)
+
+
+def _insert_run(
+    tx: Tx,
+    new: NewRun,
+    first: Entry,
+    status: Status,
+    worker_key: WorkerKey | None = None,
+    wake_at: Micros | None = None,
+    step: str = "",
+    cursor: int = 0,
+    consumed: int = 0,
+) -> None:
+    tx.execute(
+        _INSERT_RUN,
+        (
+            first.run_key,
+            new.run_id,
+            new.workflow,
+            new.code_version,
+            status.value,
+            first.hash,
+            first.epoch,
+            worker_key,
+            wake_at,
+            first.at,
+            first.at,
+            step,
+            cursor,
+            new.max_recoveries,
+            consumed,
+            new.parent_key,
+            new.parent_command,
+        ),
+    )
+
+
+def entry_values(entry: Entry) -> tuple[object, ...]:
+    """What is bound to ?1 to ?7 where an entry is inserted."""
+    return (entry.run_key, entry.version, entry.epoch, entry.at, entry.drained, entry.events.decode(), entry.hash)
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------------
+
+
+def land(tx: Tx, write: Write) -> Outcome:
+    """Let one write land, or say why not."""
+    if isinstance(write, Keep):
+        return _land_keep(tx, write)
+    now = tx.now()
+    if (write.not_before is not None and write.not_before > now) or rules.objection(write):
+        return _answer(tx, write, now)
+    if not (_insert_next(tx, write, now) if write.create is None else _insert_first(tx, write, write.create)):
+        return _answer(tx, write, now)
+    if write.attempts or write.settled:
+        _keep_attempts(tx, write.entry.run_key, write.attempts, write.settled)
+    if rules.frees(write):
+        _give_back(tx, write, write.entry.run_key, now)
+    if write.children or write.posts:
+        _send(tx, write)
+    if write.status.is_at_rest:
+        tx.execute(_DROP_ATTEMPTS, (write.entry.run_key,))
+        ending = rules.ending_of(write.entry.events)
+        if ending is not None:
+            tell_parent(tx, write.entry.run_key, ending)
+    return Landed()
+
+
+def _insert_next(tx: Tx, write: Append, now: Micros) -> bool:
+    entry = write.entry
+    values = (*entry_values(entry), write.worker_key)
+    if rules.must_be_consumed(write, now):
+        tx.execute(_INSERT_NEXT_IF_CONSUMED, (*values, write.consumed))
+    else:
+        tx.execute(_INSERT_NEXT, values)
+    if tx.changes() != 1:
+        return False
+    after = (entry.run_key, entry.version, entry.hash, entry.at, write.status.value, write.step, write.cursor)
+    if write.consumed:
+        tx.execute(_ADVANCE_AND_CONSUME, (*after, write.consumed))
+    else:
+        tx.execute(_ADVANCE, after)
+    return True
+
+
+def _insert_first(tx: Tx, write: Append, new: NewRun) -> bool:
+    tx.execute(_INSERT_FIRST_OF_OWNED, (*entry_values(write.entry), write.worker_key, new.run_id))
+    if tx.changes() != 1:
+        return False
+    _insert_run(tx, new, write.entry, write.status, write.worker_key, None, write.step, write.cursor, write.consumed)
+    return True
+
+
+def _answer(tx: Tx, write: Append, now: Micros) -> Outcome:
+    """Why an entry did not land."""
+    if write.create is not None:
+        return _answer_first(tx, write, write.create, now)
+    if _has(tx, write.entry, write.entry.run_key):
+        return Landed()
+    outcome = rules.why_not(write, _standing(tx, write.entry.run_key), now)
+    assert outcome is not None, "the guard of the statement and the rules disagree"
+    return outcome
+
+
+def _answer_first(tx: Tx, write: Append, new: NewRun, now: Micros) -> Outcome:
+    existing = read.run(tx.connection, new.run_id)
+    if existing is not None:
+        return Landed() if _has(tx, write.entry, existing.run_key) else Exists(existing)
+    is_free = _standing(tx, write.entry.run_key) is None and tx.execute(_IS_MY_WORKER_ALIVE, (write.worker_key,)).fetchone()
+    outcome = rules.why_not(write, rules.unborn(write) if is_free else None, now)
+    assert outcome is not None, "the guard of the statement and the rules disagree"
+    return outcome
+
+
+def _has(tx: Tx, entry: Entry, run_key: RunKey) -> bool:
+    return any(each.version == entry.version and each.hash == entry.hash for each in read.journal(tx.connection, run_key))
+
+
+def _standing(tx: Tx, run_key: RunKey) -> rules.Standing | None:
+    row = tx.execute(_STANDING, (run_key,)).fetchone()
+    return None if row is None else rules.Standing(*row)
+
+
+def _land_keep(tx: Tx, write: Keep) -> Outcome:
+    now = tx.now()
+    outcome = rules.why_not(write, _standing(tx, write.run_key), now)
+    if outcome is not None:
+        return outcome
+    _keep_attempts(tx, write.run_key, write.attempts, ())
+    if write.release:
+        _give_back(tx, write, write.run_key, now)
+    return Landed()
+
+
+def _give_back(tx: Tx, write: Write, run_key: RunKey, now: Micros) -> None:
+    (refused_by,) = rows.only(tx.execute(_REFUSED_BY, (run_key,)))
+    after = (rules.wake_after(write, now), rules.refused_after(refused_by, write), write.status.is_at_rest)
+    tx.execute(_GIVE_BACK, (run_key, write.status.value, *after))
+
+
+def _keep_attempts(tx: Tx, run_key: RunKey, attempts: Sequence[AttemptRecord], settled: Sequence[str]) -> None:
+    for key in settled:
+        tx.execute(_DROP_ATTEMPT, (run_key, key))
+    for each in attempts:
+        numbers = (each.attempt, each.failures, each.due_at, each.recoveries)
+        tx.execute(_PUT_ATTEMPT, (run_key, each.key, *numbers, each.details, each.error))
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------------
+
+
+def post(tx: Tx, run_id: str, message: Message) -> RunRecord | None:
+    """Put a message into a run's inbox, and return the run as it is then."""
+    _deliver(tx, tx.execute(_ADDRESSEE, (run_id,)).fetchone(), message)
+    return read.run(tx.connection, run_id)
+
+
+def tell_parent(tx: Tx, run_key: RunKey, ending: Event) -> None:
+    """Post the outcome of a run that came to rest with this event to its parent, if it has one."""
+    row = tx.execute(_PARENT, (run_key,)).fetchone()
+    if row is None:
+        return
+    parent_key, parent_command = row
+    message = rules.outcome_message(ending, parent_command)
+    if message is not None:
+        _deliver(tx, tx.execute(_ADDRESSEE_BY_KEY, (parent_key,)).fetchone(), message)
+
+
+def _send(tx: Tx, write: Append) -> None:
+    refused = [child for child in write.children if not _has_child(tx, rules.as_child(child, write.entry.run_key))]
+    for each in write.posts:
+        _deliver(tx, tx.execute(_ADDRESSEE, (each.run_id,)).fetchone(), each.message)
+    for child in refused:
+        parent = tx.execute(_ADDRESSEE_BY_KEY, (write.entry.run_key,)).fetchone()
+        _deliver(tx, parent, rules.refusal_message(child))
+
+
+def _has_child(tx: Tx, child: NewRun) -> bool:
+    answer = _create_queued(tx, child)
+    return isinstance(answer, Created) or rules.is_child(answer.run, child)
+
+
+def _deliver(tx: Tx, addressee: rows.Row | None, message: Message) -> None:
+    if addressee is None:
+        return
+    run_key, status_value, worker_key, wake_at, inbox_seq = addressee
+    status = Status(status_value)
+    if status.is_at_rest:
+        return
+    now, seq = tx.now(), inbox_seq + 1
+    tx.execute(_INSERT_MESSAGE, (run_key, seq, now, message.dedupe, message.event.decode()))
+    if tx.changes() != 1:
+        return
+    wakes_at = rules.wake_by_message(status, worker_key, wake_at, now)
+    if wakes_at == wake_at:
+        tx.execute(_COUNT_MESSAGE, (run_key, seq))
+    else:
+        tx.execute(_COUNT_MESSAGE_AND_WAKE, (run_key, seq, wakes_at))
