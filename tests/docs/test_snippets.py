@@ -34,7 +34,11 @@ def test_a_snippet_runs_as_printed(snippet: str, tmp_path: Path) -> None:
     assert (0, "", first.stdout) == (second.returncode, second.stderr, second.stdout)
 
 
-@pytest.mark.parametrize("checker", [["mypy", "--strict"], ["pyright"]], ids=["mypy", "pyright"])
+@pytest.mark.parametrize(
+    "checker",
+    [["mypy", "--strict"], ["pyright", "--pythonpath", sys.executable]],
+    ids=["mypy", "pyright"],
+)
 def test_the_snippets_type_check_strictly(checker: list[str], tmp_path: Path) -> None:
     """What a user copies must please the checker that the user has."""
     for number, snippet in enumerate(snippets()):
@@ -43,7 +47,7 @@ def test_the_snippets_type_check_strictly(checker: list[str], tmp_path: Path) ->
 
     done = subprocess.run([sys.executable, "-m", *checker, "."], cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert 0 == done.returncode, done.stdout + done.stderr
 
 
 def run(script: Path) -> subprocess.CompletedProcess[str]:
