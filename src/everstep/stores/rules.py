@@ -112,7 +112,8 @@ def objection(write: Write) -> str:
     if new is not None and (entry.version != 1 or entry.run_key // RUN_KEYS_PER_WORKER != write.worker_key):
         return f"entry {entry.version} of run key {entry.run_key} cannot create run {new.run_id} for worker {write.worker_key}"
     texts = [entry.events, *(child.created for child in write.children), *(post.message.event for post in write.posts)]
-    return next(filter(None, map(_objection_to_text, texts)), "")
+    reasons = [_objection_to_text(text) for text in texts]
+    return next((reason for reason in reasons if reason), "")
 
 
 def check_text(data: bytes, what: str) -> None:

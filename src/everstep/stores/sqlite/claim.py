@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from typing import Final
 
-import apsw
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,7 +21,8 @@ from everstep.journal import seal
 from everstep.records import Micros, RunKey, RunRecord, Status, WorkerKey
 from everstep.stores import rules
 from everstep.stores.base import Claimed, ClaimRequest, Claims, death_of
-from everstep.stores.sqlite import read, rows, workers, write
+from everstep.stores.sqlite import read, workers, write
+from everstep.stores.sqlite.ask import Ask, only
 from everstep.stores.sqlite.oslock import WorkerLocks
 from everstep.stores.sqlite.transaction import Tx
 
@@ -89,39 +89,39 @@ class Look(Struct, frozen=True):
     living: Sequence[WorkerKey]
 
 
-def look(connection: apsw.Connection, request: ClaimRequest, locks: WorkerLocks, now: Micros, monotonic: float) -> Look:
+def look(ask: Ask, request: ClaimRequest, locks: WorkerLocks, now: Micros, monotonic: float) -> Look:
     """See whether a claim would find something. Two or three statements, no lock."""
-    name = workers.name_if_alive(connection, request.worker_key)
-    others = workers.others(connection, request.worker_key)
+    name = workers.name_if_alive(ask, request.worker_key)
+    others = workers.others(ask, request.worker_key)
     proofs = [(each, workers.proof_of_death(each, locks, monotonic)) for each in others if not each.gone]
     died = [(each, why) for each, why in proofs if why]
     living = [each.worker_key for each, why in proofs if not why]
-    (next_due_at,) = rows.only(connection.execute(EARLIEST, (_json(request.workflows),)))
+    (next_due_at,) = only(ask(EARLIEST, (_json(request.workflows),)))
     is_due = next_due_at is not None and next_due_at <= now
     return Look(name, died, bool(died) or is_due or any(each.gone for each in others), next_due_at, living)
 
 
 def claim(tx: Tx, request: ClaimRequest, died: Iterable[tuple[workers.Worker, rules.Why]]) -> tuple[Claims, list[WorkerKey]]:
     """Take what there is. Also returns whose worker rows were removed: the caller removes their lock files after the commit."""
-    name = workers.name_if_alive(tx.connection, request.worker_key)
+    name = workers.name_if_alive(tx.ask, request.worker_key)
     if name is None:
         return Claims([]), []
     for worker, why in died:
         workers.bury(tx, worker, why)
     now = tx.now()
-    choice = rules.choose(_candidates(tx.connection, request), request, now)
+    choice = rules.choose(_candidates(tx.ask, request), request, now)
     given_up = [_give_up(tx, each, now) for each in choice.dead]
     taken = [_take(tx, each, request.worker_key, name, now, alone=choice.alone) for each in choice.taken]
     return Claims(taken, choice.next_due_at, choice.suspects_wait, given_up), workers.forget(tx)
 
 
-def _candidates(connection: apsw.Connection, request: ClaimRequest) -> Iterator[rules.Candidate]:
+def _candidates(ask: Ask, request: ClaimRequest) -> Iterator[rules.Candidate]:
     """Read lazily: a queue of a million runs costs no more than one of ten."""
-    for key, deaths, recoveries, gone, was_alone, workflow, refused_by in connection.execute(ORPHANS):
+    for key, deaths, recoveries, gone, was_alone, workflow, refused_by in ask(ORPHANS):
         if rules.may_drive(request.workflows, workflow, refused_by):
             yield rules.orphan(key, deaths, recoveries, gone, was_alone=bool(was_alone))
-    queues = [connection.execute(DUE, (workflow,)) for workflow in request.workflows]
-    refused = [connection.execute(REFUSED_BY_OTHERS, (name, code)) for name, code in request.workflows.items()]
+    queues = [ask(DUE, (workflow,)) for workflow in request.workflows]
+    refused = [ask(REFUSED_BY_OTHERS, (name, code)) for name, code in request.workflows.items()]
     for wake_at, key, deaths, recoveries, workflow, refused_by in merge(*queues, *refused):
         if rules.may_drive(request.workflows, workflow, refused_by):
             yield rules.Candidate(run_key=key, wake_at=wake_at, deaths=deaths, max_recoveries=recoveries)
@@ -132,9 +132,9 @@ def _take(tx: Tx, candidate: rules.Candidate, worker_key: WorkerKey, name: str, 
     owner = tx.execute(_OWNER, (run.worker_key,)).fetchone() if run.worker_key is not None else None
     event = rules.claim_event(name, *owner) if owner else rules.claim_event(name)
     run = _append(tx, run, event, rules.status_after_claim(run.status), candidate.deaths, worker_key, now)
-    entries = read.journal(tx.connection, run.run_key)
-    inbox = read.unread(tx.connection, run.run_key, run.inbox_done) if run.inbox_seq > run.inbox_done else []
-    attempts = read.attempts(tx.connection, run.run_key)
+    entries = read.journal(tx.ask, run.run_key)
+    inbox = read.unread(tx.ask, run.run_key, run.inbox_done) if run.inbox_seq > run.inbox_done else []
+    attempts = read.attempts(tx.ask, run.run_key)
     created = entries[0].events if entries else b""
     return Claimed(replace(run, created=created), entries, attempts, inbox, alone)
 
@@ -173,7 +173,7 @@ def _append(
 
 
 def _run(tx: Tx, run_key: RunKey) -> RunRecord:
-    run = read.run_by_key(tx.connection, run_key)
+    run = read.run_by_key(tx.ask, run_key)
     assert run is not None, "chosen in this transaction"
     return run
 

@@ -16,6 +16,7 @@ import apsw
 
 from everstep.errors import StoreUnavailable
 from everstep.records import Micros
+from everstep.stores.sqlite.ask import Ask, only
 
 _CLOCKS_APART_MAX = 2.0
 """Seconds. Both read the same clock of the same machine, so any more means that one of them reads something else."""
@@ -31,8 +32,7 @@ class StoreClock:
     def __call__(self) -> Micros:
         """The time."""
         now = self._source()
-        if now > self._latest:
-            self._latest = now
+        self._latest = max(self._latest, now)
         return self._latest
 
 
@@ -41,14 +41,13 @@ def wall_clock() -> Micros:
     return time.time_ns() // 1000
 
 
-def check_sqlite_clock(connection: apsw.Connection) -> None:
+def check_sqlite_clock(ask: Ask) -> None:
     """Make sure that SQLite tells the time that Python tells: before 3.42 ``subsec`` is silently NULL.
 
     Raises:
         StoreUnavailable: It does not.
     """
-    row = connection.execute("SELECT unixepoch('subsec')").fetchone()
-    told = row[0] if row else None
+    (told,) = only(ask("SELECT unixepoch('subsec')"))
     if not isinstance(told, (int, float)) or abs(told - time.time()) > _CLOCKS_APART_MAX:
         raise StoreUnavailable(
             f"SQLite {apsw.sqlite_lib_version()} tells the time as {told!r}, Python as {time.time():.3f}. Nothing was stored. "

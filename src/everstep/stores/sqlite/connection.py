@@ -16,6 +16,7 @@ import apsw
 
 from everstep.errors import StoreUnavailable
 from everstep.stores.sqlite import schema
+from everstep.stores.sqlite.ask import asking, only
 from everstep.stores.sqlite.clock import check_sqlite_clock
 
 BUSY_MS: Final = 4
@@ -54,19 +55,20 @@ def open_for_writing(path: Path) -> apsw.Connection:
     connection = apsw.Connection(os.fspath(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
     try:
         connection.set_busy_timeout(BUSY_MS)
-        check_sqlite_clock(connection)
-        version = schema.check_file(connection, path)
+        ask = asking(connection)
+        check_sqlite_clock(ask)
+        version = schema.check_file(ask, path)
         if connection.readonly("main"):
             raise apsw.ReadOnlyError("the file or its directory may only be read")
         if not version:
-            connection.pragma("page_size", 4096)
-        if connection.pragma("journal_mode", "wal") != "wal":
+            ask("PRAGMA page_size = 4096")
+        if only(ask("PRAGMA journal_mode = wal")) != ("wal",):
             raise StoreUnavailable(
                 f"the store {path} cannot use a write-ahead log here. Nothing was stored. Put it on a local disk."
             )
-        connection.pragma("synchronous", "full")
-        connection.pragma("foreign_keys", True)
-        connection.pragma("wal_autocheckpoint", 1000)
+        ask("PRAGMA synchronous = full")
+        ask("PRAGMA foreign_keys = on")
+        ask("PRAGMA wal_autocheckpoint = 1000")
         if version < len(schema.MIGRATIONS):
             schema.migrate(connection, path)
     except BaseException:

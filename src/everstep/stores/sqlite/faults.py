@@ -32,6 +32,10 @@ _STORE = (
 )
 
 
+OF_ONE_WRITE = (apsw.Error, OverflowError, TypeError, ValueError)
+"""What binding and running the statements of one write may raise, if the value is one that SQLite cannot hold."""
+
+
 def is_locked(error: BaseException) -> bool:
     """Another connection holds the lock; nothing has happened and trying again is right."""
     return isinstance(error, _LOCKED)
@@ -40,6 +44,12 @@ def is_locked(error: BaseException) -> bool:
 def concerns_whole_store(error: Exception) -> bool:
     """Every write would fail now. Otherwise the error is about one write only."""
     return isinstance(error, _STORE)
+
+
+def blames_one_write(error: Exception) -> bool:
+    """The error that ``Writer`` raised came from a single statement, not from the disk or a lock."""
+    cause = error.__cause__ if isinstance(error, StoreError) else error
+    return isinstance(cause, OF_ONE_WRITE) and not concerns_whole_store(cause)
 
 
 def translated(error: apsw.Error, path: os.PathLike[str]) -> StoreError:
@@ -70,8 +80,8 @@ def translated(error: apsw.Error, path: os.PathLike[str]) -> StoreError:
             )
         case apsw.CorruptError():
             return StoreUnavailable(
-                f"{where} is damaged: {error}. Nothing was written. Stop all workers, keep a copy of the file with its -wal, and "
-                "restore a backup (or try the sqlite3 shell's .recover)."
+                f"{where} is damaged: {error}. Nothing was written. Stop all workers, keep a copy of the file with its -wal, "
+                "and restore a backup (or try the sqlite3 shell's .recover)."
             )
         case apsw.IOError():
             return StoreUnavailable(f"{where} cannot be read or written: {error}. {known} Check the disk and the system's log.")

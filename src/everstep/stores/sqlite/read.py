@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import apsw
 import msgspec
 
 from everstep.journal import Entry
@@ -12,9 +11,10 @@ from everstep.records import AttemptRecord, Message, RunKey, RunRecord, Status, 
 from everstep.stores import rules
 from everstep.stores.base import RunFilter
 from everstep.stores.sqlite import rows
+from everstep.stores.sqlite.ask import Ask
 
-_RUN: Final = f"SELECT {rows.RUN}, {rows.CREATED_AND_OUTCOME} FROM runs WHERE run_id = ?"
-_RUN_BY_KEY: Final = f"SELECT {rows.RUN} FROM runs WHERE run_key = ?"
+_RUN: Final = f"SELECT {rows.RUN}, {rows.CREATED_AND_OUTCOME} FROM runs WHERE run_id = ?"  # noqa: S608  # names of columns
+_RUN_BY_KEY: Final = f"SELECT {rows.RUN} FROM runs WHERE run_key = ?"  # noqa: S608
 
 # Newest first along ``prev``. Ids only ever grow, so ``id < newer.id`` ends the walk whatever a damaged row says.
 _JOURNAL: Final = """
@@ -47,61 +47,61 @@ WHERE (?1 IS NULL OR status IN (SELECT value FROM json_each(?1)))
   AND created_at >= ?4
   AND (?5 IS NULL OR (created_at, run_key) < (SELECT created_at, run_key FROM runs WHERE run_key = ?5))
 ORDER BY created_at DESC, run_key DESC LIMIT ?6
-"""
+"""  # noqa: S608
 # The same, where the index of the few runs that need somebody's attention will do.
 _LIST_TROUBLE: Final = _LIST.replace("WHERE", "WHERE status IN ('paused', 'failed', 'dead') AND", 1)
 _TROUBLE: Final = frozenset({Status.PAUSED, Status.FAILED, Status.DEAD})
 
 
-def run(connection: apsw.Connection, run_id: str) -> RunRecord | None:
+def run(ask: Ask, run_id: str) -> RunRecord | None:
     """A run with its ``created`` and ``outcome``."""
-    row = connection.execute(_RUN, (run_id,)).fetchone()
-    return None if row is None else rows.run_of(row)
+    row = ask(_RUN, (run_id,)).fetchone()
+    return None if row is None else rows.full_run_of(row)
 
 
-def run_by_key(connection: apsw.Connection, run_key: RunKey) -> RunRecord | None:
+def run_by_key(ask: Ask, run_key: RunKey) -> RunRecord | None:
     """A run without them."""
-    row = connection.execute(_RUN_BY_KEY, (run_key,)).fetchone()
+    row = ask(_RUN_BY_KEY, (run_key,)).fetchone()
     return None if row is None else rows.run_of(row)
 
 
-def journal(connection: apsw.Connection, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
+def journal(ask: Ask, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
     """The entries of a run from the first, to the end or up to a version."""
-    newest_first = map(rows.entry_of, connection.execute(_JOURNAL, (run_key,)))
+    newest_first = map(rows.entry_of, ask(_JOURNAL, (run_key,)))
     entries = [entry for entry in newest_first if up_to is None or entry.version <= up_to]
     entries.reverse()
     return entries
 
 
-def unread(connection: apsw.Connection, run_key: RunKey, done: int) -> list[Message]:
+def unread(ask: Ask, run_key: RunKey, done: int) -> list[Message]:
     """Messages after number ``done``."""
-    return list(map(rows.message_of, connection.execute(_UNREAD, (run_key, done))))
+    return list(map(rows.message_of, ask(_UNREAD, (run_key, done))))
 
 
-def unread_by_owner(connection: apsw.Connection, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
+def unread_by_owner(ask: Ask, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
     """Unconsumed messages of all runs that a worker owns."""
-    waiting = rows.all_of(connection.execute(_UNREAD_RUNS, (worker_key,)))
-    return [(run_key, unread(connection, run_key, done)) for run_key, done in waiting]
+    waiting = ask(_UNREAD_RUNS, (worker_key,)).fetchall()
+    return [(run_key, unread(ask, run_key, done)) for run_key, done in waiting]
 
 
-def attempts(connection: apsw.Connection, run_key: RunKey) -> list[AttemptRecord]:
+def attempts(ask: Ask, run_key: RunKey) -> list[AttemptRecord]:
     """Rows of unfinished steps."""
-    return list(map(rows.attempt_of, connection.execute(_ATTEMPTS, (run_key,))))
+    return list(map(rows.attempt_of, ask(_ATTEMPTS, (run_key,))))
 
 
-def workers(connection: apsw.Connection) -> list[WorkerRecord]:
+def workers(ask: Ask) -> list[WorkerRecord]:
     """All that are alive or still own runs: other rows are removed."""
     return [
         WorkerRecord(worker_key=key, name=name, alive=bool(alive), lease_seconds=lease_seconds, run_count=count)
-        for key, name, alive, lease_seconds, count in connection.execute(_WORKERS)
+        for key, name, alive, lease_seconds, count in ask(_WORKERS)
     ]
 
 
-def runs(connection: apsw.Connection, query: RunFilter) -> list[RunRecord]:
+def runs(ask: Ask, query: RunFilter) -> list[RunRecord]:
     """Runs that match, newest first."""
     rules.check_filter(query)
     statement = _LIST_TROUBLE if query.statuses and _TROUBLE.issuperset(query.statuses) else _LIST
     statuses = msgspec.json.encode(query.statuses).decode() if query.statuses else None
     created_from = -1 if query.created_from is None else query.created_from
     bindings = (statuses, query.workflow, query.id_prefix, created_from, query.before, query.limit)
-    return list(map(rows.run_of, connection.execute(statement, bindings)))
+    return list(map(rows.run_of, ask(statement, bindings)))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
-
-import apsw
+from typing import Final
 
 from everstep.journal import Entry
 from everstep.records import AttemptRecord, Message, RunRecord, Status
+from everstep.stores.sqlite.ask import Row
 
 RUN: Final = (
     "run_key, run_id, workflow, code_version, status, version, hash, epoch, worker_key, wake_at, created_at, updated_at, step, "
@@ -18,25 +17,17 @@ CREATED_AND_OUTCOME: Final = (
 )
 ENTRY: Final = "run_key, version, epoch, at, drained, events, hash"
 
-Row: TypeAlias = tuple[Any, ...]
-"""The tables are STRICT, so the types of a row's values are what the schema says; a type checker cannot know."""
 _STATUSES: Final = {status.value: status for status in Status}
 
 
-def all_of(cursor: apsw.Cursor) -> list[Row]:
-    """All rows of a statement."""
-    return list(cursor)
+def full_run_of(row: Row) -> RunRecord:
+    """A row of the columns RUN and CREATED_AND_OUTCOME."""
+    *run, created, outcome = row
+    return run_of(tuple(run), created.encode(), None if outcome is None else outcome.encode())
 
 
-def only(cursor: apsw.Cursor) -> Row:
-    """The one row of a statement that always has one."""
-    (row,) = all_of(cursor)
-    return row
-
-
-def run_of(row: Row) -> RunRecord:
-    """A row of the columns RUN, and perhaps CREATED_AND_OUTCOME."""
-    created, outcome = row[21:] if len(row) > 21 else ("", None)
+def run_of(row: Row, created: bytes = b"", outcome: bytes | None = None) -> RunRecord:
+    """A row of the columns RUN."""
     return RunRecord(
         run_key=row[0],
         run_id=row[1],
@@ -59,8 +50,8 @@ def run_of(row: Row) -> RunRecord:
         parent_key=row[18],
         parent_command=row[19],
         refused_by=row[20],
-        created=created.encode(),
-        outcome=None if outcome is None else outcome.encode(),
+        created=created,
+        outcome=outcome,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Final
 import apsw
 
 from everstep.errors import SchemaMismatch
+from everstep.stores.sqlite.ask import Ask, asking, only
 
 APPLICATION_ID: Final = 0x45565354
 """``EVST`` in ASCII: shown by ``file(1)``."""
@@ -120,19 +121,18 @@ MIGRATIONS: Final = (_FIRST,)
 """Step n takes a file from version n to n + 1 and sets ``user_version`` itself. Only ever appended to."""
 
 
-def check_file(connection: apsw.Connection, path: os.PathLike[str]) -> int:
+def check_file(ask: Ask, path: os.PathLike[str]) -> int:
     """Return the schema version of the file, 0 if it is empty. Changes nothing.
 
     Raises:
         SchemaMismatch: The file is no store of everstep, or a newer one.
     """
     try:
-        application_id = connection.pragma("application_id")
-        version = connection.pragma("user_version")
-        is_empty = not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
+        (application_id,) = only(ask("PRAGMA application_id"))
+        (version,) = only(ask("PRAGMA user_version"))
+        is_empty = not ask("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
     except apsw.NotADBError as error:
         raise _not_ours(path, "is no SQLite database") from error
-    assert isinstance(version, int)
     if application_id != APPLICATION_ID and not (is_empty and not application_id and not version):
         raise _not_ours(path, "is a SQLite database of another application")
     if version > len(MIGRATIONS):
@@ -140,19 +140,20 @@ def check_file(connection: apsw.Connection, path: os.PathLike[str]) -> int:
             f"the store {os.fspath(path)} has schema version {version}, and this everstep knows versions up to "
             f"{len(MIGRATIONS)}. It was not touched. Upgrade everstep, or open the store with the version that wrote it."
         )
-    return version
+    return int(version)
 
 
 def migrate(connection: apsw.Connection, path: os.PathLike[str]) -> None:
     """Bring the file to the newest version, whole or not at all. Safe to repeat, and from several processes at once."""
-    connection.execute("BEGIN IMMEDIATE")
+    ask = asking(connection)
+    ask("BEGIN IMMEDIATE")
     try:
-        for step in MIGRATIONS[check_file(connection, path) :]:
-            connection.execute(step)
-        connection.execute("COMMIT")
+        for step in MIGRATIONS[check_file(ask, path) :]:
+            ask(step)
+        ask("COMMIT")
     except BaseException:
         if connection.in_transaction:
-            connection.execute("ROLLBACK")
+            ask("ROLLBACK")
         raise
 
 

@@ -23,6 +23,7 @@ from everstep.stores import rules
 from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Write
 from everstep.stores.changes import Changes
 from everstep.stores.sqlite import claim, connection, faults, read, workers, write
+from everstep.stores.sqlite.ask import Ask, asking
 from everstep.stores.sqlite.clock import StoreClock, wall_clock
 from everstep.stores.sqlite.oslock import WorkerLocks
 from everstep.stores.sqlite.transaction import Tx, Writer
@@ -41,12 +42,13 @@ class _Open:
     def __init__(self, path: Path, now: StoreClock, patience_seconds: float) -> None:
         writing = connection.open_for_writing(path)
         try:
-            self.reader = connection.open_for_reading(path)
+            self.reading = connection.open_for_reading(path)
             self.locks = WorkerLocks(path)
             self.watch = Watch(path, writing, self.locks)
         except BaseException:
             writing.close()
             raise
+        self.ask = asking(self.reading)
         self.writer = Writer(writing, path, now, patience_seconds)
         self.workers: set[WorkerKey] = set()
 
@@ -86,12 +88,15 @@ class SQLiteStore:
         """See Store."""
         if self._open is None:
             return
-        for worker_key in list(self._open.workers):
-            await self.retire(worker_key)
-        was_open, self._open = self._open, None
-        was_open.locks.close()
-        was_open.reader.close()
-        await was_open.writer.close()
+        state = self._open
+        try:
+            for worker_key in list(state.workers):
+                await self.retire(worker_key)
+        finally:
+            self._open = None
+            state.locks.close()
+            state.reading.close()
+            await state.writer.close()
 
     # --- workers ------------------------------------------------------------------------------------------------------------
 
@@ -138,7 +143,13 @@ class SQLiteStore:
 
     async def commit(self, batch: Sequence[Write]) -> list[Outcome]:
         """See Store."""
-        outcomes = await self._state().writer.run(lambda tx: [write.land(tx, each) for each in batch])
+        writer = self._state().writer
+        try:
+            outcomes = await writer.run(lambda tx: write.land_all(tx, batch))
+        except (StoreUnavailable, *faults.OF_ONE_WRITE) as error:
+            if not faults.blames_one_write(error):
+                raise
+            outcomes = await writer.run(lambda tx: write.land_each(tx, batch))
         for each, outcome in zip(batch, outcomes, strict=True):
             if rules.is_news(each) and isinstance(outcome, Landed):
                 self._changes.mark(each.worker_key)
@@ -156,7 +167,7 @@ class SQLiteStore:
     async def claim(self, request: ClaimRequest) -> Claims:
         """See Store."""
         state = self._state()
-        seen = await self._read(lambda reader: claim.look(reader, request, state.locks, self.now(), self._monotonic()))
+        seen = await self._read(lambda ask: claim.look(ask, request, state.locks, self.now(), self._monotonic()))
         state.watch.others = seen.living
         if seen.name is None:
             return Claims([])
@@ -187,19 +198,19 @@ class SQLiteStore:
 
     async def pull(self, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
         """See Store."""
-        return await self._read(lambda reader: read.unread_by_owner(reader, worker_key))
+        return await self._read(lambda ask: read.unread_by_owner(ask, worker_key))
 
     async def get(self, run_id: str) -> RunRecord | None:
         """See Store."""
-        return await self._read(lambda reader: read.run(reader, run_id))
+        return await self._read(lambda ask: read.run(ask, run_id))
 
     async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
         """See Store."""
-        return await self._read(lambda reader: read.journal(reader, run_key, up_to))
+        return await self._read(lambda ask: read.journal(ask, run_key, up_to))
 
     async def list(self, query: RunFilter) -> list[RunRecord]:
         """See Store."""
-        return await self._read(lambda reader: read.runs(reader, query))
+        return await self._read(lambda ask: read.runs(ask, query))
 
     # --- inside -------------------------------------------------------------------------------------------------------------
 
@@ -208,9 +219,9 @@ class SQLiteStore:
             raise StoreUnavailable(f"the store {self.path} is not open. Nothing was read or written. Call open() first.")
         return self._open
 
-    async def _read(self, question: Callable[[apsw.Connection], T]) -> T:
-        reader = self._state().reader
-        return await self._patiently(lambda: question(reader))
+    async def _read(self, question: Callable[[Ask], T]) -> T:
+        ask = self._state().ask
+        return await self._patiently(lambda: question(ask))
 
     async def _patiently(self, attempt: Callable[[], T]) -> T:
         """Readers wait for nobody, except while a log is being recovered or a file created."""

@@ -19,12 +19,13 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import apsw
 
-from everstep.errors import StoreUnavailable
+from everstep.stores.sqlite.ask import asking, asking_once
 from everstep.stores.sqlite.faults import is_locked, translated
 
 SLOW_COMMIT_SECONDS = 0.001
@@ -39,20 +40,23 @@ T = TypeVar("T")
 
 
 class Tx:
-    """What a transaction works with: one cursor whose statements are cached, for statements that are finished at once.
+    """What a transaction works with.
 
     Attributes:
-        connection: For what a cursor does not tell, and for statements whose rows are read one by one.
-        execute: Run a statement.
+        execute: Run a statement that is finished before the next one begins.
+        ask: Run a statement whose rows are read one by one.
+        changes: How many rows the last statement changed.
+        last_id: The id of the row inserted last.
         now: The store's clock.
     """
 
-    __slots__ = ("changes", "connection", "execute", "now")
+    __slots__ = ("ask", "changes", "execute", "last_id", "now")
 
     def __init__(self, connection: apsw.Connection, now: Callable[[], int]) -> None:
-        self.connection = connection
-        self.execute = connection.cursor().execute
+        self.execute = asking_once(connection)
+        self.ask = asking(connection)
         self.changes = connection.changes
+        self.last_id = connection.last_insert_rowid
         self.now = now
 
 
@@ -107,10 +111,9 @@ class Writer:
             self._connection.close()
 
     def _run_inline(self, work: Callable[[Tx], T]) -> T:
-        tx = self.tx
-        tx.execute("BEGIN IMMEDIATE")
+        self._begin()
         try:
-            answer = work(tx)
+            answer = work(self.tx)
             self._commit()
         except BaseException:
             self._roll_back()
@@ -133,7 +136,7 @@ class Writer:
     async def _run_elsewhere(self, work: Callable[[Tx], T]) -> T:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="everstep-commit")
-        self.tx.execute("BEGIN IMMEDIATE")
+        self._begin()
         try:
             answer = work(self.tx)
             await asyncio.get_running_loop().run_in_executor(self._thread, self._commit)
@@ -148,20 +151,18 @@ class Writer:
         self._commit_seconds += _WEIGHT * (time.perf_counter() - started - self._commit_seconds)
         self._is_slow = self._commit_seconds > (FAST_COMMIT_SECONDS if self._is_slow else SLOW_COMMIT_SECONDS)
 
+    def _begin(self) -> None:
+        if self._connection.in_transaction:  # an earlier rollback failed
+            self.tx.execute("ROLLBACK")
+        self.tx.execute("BEGIN IMMEDIATE")
+
     def _roll_back(self) -> None:
-        # Some errors roll back by themselves. If this fails too, the next BEGIN says so.
+        # Some errors roll back by themselves. If this fails too, it is tried again before the next transaction.
         if self._connection.in_transaction:
-            try:
+            with suppress(apsw.Error):
                 self.tx.execute("ROLLBACK")
-            except apsw.Error as error:
-                raise translated(error, self._path) from error
 
     def _attend(self, task: asyncio.Task[object]) -> None:
         self._unattended.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited has it, or is gone
-
-
-def closed(path: Path) -> StoreUnavailable:
-    """The error of a verb that was called before ``open`` or after ``close``."""
-    return StoreUnavailable(f"the store {path} is not open. Nothing was read or written. Call open() first.")

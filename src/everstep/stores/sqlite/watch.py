@@ -11,7 +11,6 @@ each.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Final
 import apsw
 
 from everstep.records import WorkerKey
+from everstep.stores.sqlite.ask import asking, only
 from everstep.stores.sqlite.oslock import WorkerLocks
 
 LOOK_SECONDS: Final = 0.02
@@ -39,7 +39,7 @@ class Watch:
 
     def __init__(self, path: Path, connection: apsw.Connection, locks: WorkerLocks) -> None:
         self._wal = path.with_name(path.name + "-wal")
-        self._connection = connection
+        self._ask = asking(connection)
         self._locks = locks
         self._seen: tuple[int, int] | None = None
         self._data_version = self._read_data_version()
@@ -52,7 +52,7 @@ class Watch:
 
     def _others_committed(self, *, may_ask: bool) -> bool:
         try:
-            wal = os.stat(self._wal)
+            wal = self._wal.stat()
         except FileNotFoundError:
             return False
         now = wal.st_size, wal.st_mtime_ns
@@ -72,6 +72,5 @@ class Watch:
         return bool(died)
 
     def _read_data_version(self) -> int:
-        version = self._connection.pragma("data_version")
-        assert isinstance(version, int)
-        return version
+        (version,) = only(self._ask("PRAGMA data_version"))
+        return int(version)

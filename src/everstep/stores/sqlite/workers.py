@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import Final
 
-import apsw
 from msgspec import Struct
 
 from everstep.records import WorkerKey
 from everstep.stores import rules
-from everstep.stores.sqlite import rows
+from everstep.stores.sqlite.ask import Ask
 from everstep.stores.sqlite.clock import boot_id
 from everstep.stores.sqlite.oslock import WorkerLocks
 from everstep.stores.sqlite.transaction import Tx
@@ -48,7 +47,7 @@ class Worker(Struct, frozen=True):
 def enlist(tx: Tx, name: str, lease_seconds: float, monotonic: float) -> WorkerKey:
     """Add a worker. The caller takes its lock before it commits."""
     tx.execute(_ENLIST, (name, boot_id(), monotonic, lease_seconds))
-    return tx.connection.last_insert_rowid()
+    return tx.last_id()
 
 
 def heartbeat(tx: Tx, worker_key: WorkerKey, monotonic: float) -> bool:
@@ -65,18 +64,18 @@ def retire(tx: Tx, worker_key: WorkerKey) -> list[WorkerKey]:
 
 def forget(tx: Tx) -> list[WorkerKey]:
     """Remove the rows of those who are gone and own nothing."""
-    return [worker_key for (worker_key,) in rows.all_of(tx.execute(_FORGET))]
+    return [worker_key for (worker_key,) in tx.execute(_FORGET).fetchall()]
 
 
-def name_if_alive(connection: apsw.Connection, worker_key: WorkerKey) -> str | None:
+def name_if_alive(ask: Ask, worker_key: WorkerKey) -> str | None:
     """The name of a worker; None if it may not claim."""
-    row = connection.execute(_NAME_IF_ALIVE, (worker_key,)).fetchone()
+    row = ask(_NAME_IF_ALIVE, (worker_key,)).fetchone()
     return None if row is None else str(row[0])
 
 
-def others(connection: apsw.Connection, worker_key: WorkerKey) -> list[Worker]:
+def others(ask: Ask, worker_key: WorkerKey) -> list[Worker]:
     """All other workers."""
-    return [Worker(*row) for row in connection.execute(_OTHERS, (worker_key,))]
+    return [Worker(*row) for row in ask(_OTHERS, (worker_key,))]
 
 
 def proof_of_death(worker: Worker, locks: WorkerLocks, monotonic: float) -> rules.Why:

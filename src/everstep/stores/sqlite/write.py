@@ -17,8 +17,9 @@ from everstep.events import Event
 from everstep.journal import GENESIS, Entry, entry_hash
 from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, Status, WorkerKey
 from everstep.stores import rules
-from everstep.stores.base import Append, Created, Exists, Keep, Landed, NewRun, Outcome, Write
-from everstep.stores.sqlite import read, rows
+from everstep.stores.base import Append, Created, Exists, Keep, Landed, NewRun, Outcome, Refused, Write
+from everstep.stores.sqlite import faults, read
+from everstep.stores.sqlite.ask import Row, Value, only
 from everstep.stores.sqlite.transaction import Tx
 
 _NEXT_RUN_KEY: Final = "UPDATE meta SET value = value + 1 WHERE key = 'run_key' RETURNING value"
@@ -86,16 +87,16 @@ def create(tx: Tx, runs: Sequence[NewRun]) -> list[Created | Exists]:
 
 
 def _create_queued(tx: Tx, new: NewRun) -> Created | Exists:
-    existing = read.run(tx.connection, new.run_id)
+    existing = read.run(tx.ask, new.run_id)
     if existing is not None:
         return Exists(existing)
-    (key,) = rows.only(tx.execute(_NEXT_RUN_KEY))
+    (key,) = only(tx.execute(_NEXT_RUN_KEY))
     now = tx.now()
     first = Entry(key, 1, 0, now, False, new.created, entry_hash(GENESIS, key, 1, 0, now, False, new.created))
     wake_at = now if new.wake_at is None else new.wake_at
     tx.execute(_INSERT_FIRST, entry_values(first))
     _insert_run(tx, new, first, Status.QUEUED, wake_at=wake_at)
-    created = read.run(tx.connection, new.run_id)
+    created = read.run(tx.ask, new.run_id)
     assert created is not None
     return Created(created)
 
@@ -135,12 +136,17 @@ def _insert_run(
     )
 
 
-def entry_values(entry: Entry) -> tuple[object, ...]:
+def entry_values(entry: Entry) -> tuple[Value, ...]:
     """What is bound to ?1 to ?7 where an entry is inserted."""
     return (entry.run_key, entry.version, entry.epoch, entry.at, entry.drained, entry.events.decode(), entry.hash)
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------------
+
+
+def land_all(tx: Tx, batch: Sequence[Write]) -> list[Outcome]:
+    """Let a batch land, in order."""
+    return [land(tx, write) for write in batch]
 
 
 def land(tx: Tx, write: Write) -> Outcome:
@@ -164,6 +170,24 @@ def land(tx: Tx, write: Write) -> Outcome:
         if ending is not None:
             tell_parent(tx, write.entry.run_key, ending)
     return Landed()
+
+
+def land_each(tx: Tx, batch: Sequence[Write]) -> list[Outcome]:
+    """Let a batch land of which SQLite refuses some write: each in a savepoint, so that only that one is refused."""
+    return [_land_alone(tx, write) for write in batch]
+
+
+def _land_alone(tx: Tx, write: Write) -> Outcome:
+    tx.execute("SAVEPOINT write")
+    try:
+        outcome = land(tx, write)
+    except faults.OF_ONE_WRITE as error:
+        if faults.concerns_whole_store(error):
+            raise
+        tx.execute("ROLLBACK TO write")
+        outcome = Refused(f"SQLite cannot take it: {type(error).__name__}: {error}")
+    tx.execute("RELEASE write")
+    return outcome
 
 
 def _insert_next(tx: Tx, write: Append, now: Micros) -> bool:
@@ -203,7 +227,7 @@ def _answer(tx: Tx, write: Append, now: Micros) -> Outcome:
 
 
 def _answer_first(tx: Tx, write: Append, new: NewRun, now: Micros) -> Outcome:
-    existing = read.run(tx.connection, new.run_id)
+    existing = read.run(tx.ask, new.run_id)
     if existing is not None:
         return Landed() if _has(tx, write.entry, existing.run_key) else Exists(existing)
     is_free = _standing(tx, write.entry.run_key) is None and tx.execute(_IS_MY_WORKER_ALIVE, (write.worker_key,)).fetchone()
@@ -213,7 +237,7 @@ def _answer_first(tx: Tx, write: Append, new: NewRun, now: Micros) -> Outcome:
 
 
 def _has(tx: Tx, entry: Entry, run_key: RunKey) -> bool:
-    return any(each.version == entry.version and each.hash == entry.hash for each in read.journal(tx.connection, run_key))
+    return any(each.version == entry.version and each.hash == entry.hash for each in read.journal(tx.ask, run_key))
 
 
 def _standing(tx: Tx, run_key: RunKey) -> rules.Standing | None:
@@ -233,7 +257,7 @@ def _land_keep(tx: Tx, write: Keep) -> Outcome:
 
 
 def _give_back(tx: Tx, write: Write, run_key: RunKey, now: Micros) -> None:
-    (refused_by,) = rows.only(tx.execute(_REFUSED_BY, (run_key,)))
+    (refused_by,) = only(tx.execute(_REFUSED_BY, (run_key,)))
     after = (rules.wake_after(write, now), rules.refused_after(refused_by, write), write.status.is_at_rest)
     tx.execute(_GIVE_BACK, (run_key, write.status.value, *after))
 
@@ -252,7 +276,7 @@ def _keep_attempts(tx: Tx, run_key: RunKey, attempts: Sequence[AttemptRecord], s
 def post(tx: Tx, run_id: str, message: Message) -> RunRecord | None:
     """Put a message into a run's inbox, and return the run as it is then."""
     _deliver(tx, tx.execute(_ADDRESSEE, (run_id,)).fetchone(), message)
-    return read.run(tx.connection, run_id)
+    return read.run(tx.ask, run_id)
 
 
 def tell_parent(tx: Tx, run_key: RunKey, ending: Event) -> None:
@@ -280,7 +304,7 @@ def _has_child(tx: Tx, child: NewRun) -> bool:
     return isinstance(answer, Created) or rules.is_child(answer.run, child)
 
 
-def _deliver(tx: Tx, addressee: rows.Row | None, message: Message) -> None:
+def _deliver(tx: Tx, addressee: Row | None, message: Message) -> None:
     if addressee is None:
         return
     run_key, status_value, worker_key, wake_at, inbox_seq = addressee
