@@ -163,6 +163,15 @@ class Plain(pydantic.BaseModel):
     b: list[str] = []
 
 
+class Private(pydantic.BaseModel):
+    a: int
+    _hidden: int = 3
+
+
+class Open(pydantic.BaseModel, extra="allow"):
+    a: int
+
+
 class Pair(NamedTuple):
     left: int
     right: str = "r"

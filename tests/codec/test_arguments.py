@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -34,8 +35,8 @@ def injected(tx: s.Opaque, amount: Decimal) -> None: ...
 def lazily(a: int, client: s.Opaque | None = None) -> None: ...
 
 
-def undeclared(a, b=None):  # type: ignore[no-untyped-def]
-    return a, b
+def undeclared(a, b=None):  # type: ignore[no-untyped-def]  # pyright: ignore[reportUnknownParameterType, reportMissingParameterType]
+    ...
 
 
 def test_by_name_whatever_way_they_are_passed() -> None:
@@ -98,7 +99,7 @@ def test_a_default_never_needs_encoding() -> None:
 
 
 def test_undeclared_parameters_take_plain_json() -> None:
-    codec = ArgumentsCodec(undeclared)
+    codec = ArgumentsCodec(cast(Callable[..., Any], undeclared))
 
     assert ([[1, {"a": None}]], {}) == codec.decode(codec.encode(([1, {"a": None}],), {}))
     with pytest.raises(Unencodable, match="annotate") as caught:
@@ -206,6 +207,12 @@ def test_showing_never_fails(data: bytes) -> None:
 
 def test_long_arguments_are_abbreviated() -> None:
     assert 200 == len(ArgumentsCodec(charge).show(ArgumentsCodec(charge).encode(("x" * 10_000, 1), {})))
+
+
+def test_a_partial_has_the_types_of_its_function() -> None:
+    assert b'{"cents":1999}' == ArgumentsCodec(partial(charge, "42")).encode((1999,), {})
+    with pytest.raises(Unencodable, match="expected int"):
+        ArgumentsCodec(partial(charge, "42")).encode(("1999",), {})
 
 
 def test_the_result_by_its_annotation() -> None:

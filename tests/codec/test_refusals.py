@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, make_dataclass
-from datetime import datetime, time
+from datetime import datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
@@ -23,6 +23,12 @@ INF = float("inf")
 
 class Text(str):
     __slots__ = ()
+
+
+def private(value: int) -> s.Private:
+    model = s.Private(a=1)
+    model._hidden = value  # pyright: ignore[reportPrivateUsage]
+    return model
 
 
 REFUSED: list[tuple[Any, Any, str, str]] = [
@@ -61,13 +67,16 @@ REFUSED: list[tuple[Any, Any, str, str]] = [
     (s.Options, {"size": 1}, "r", "'name' is missing"),
     (s.Options, {"name": "a", "colour": 1}, "r", "'colour' is no key"),
     (s.Options, {"name": 1}, "r['name']", "expected str"),
-    (s.Colour, "red", "r", "expected tests.codec.shapes.Colour, got str"),
+    (s.Colour, "red", "r", "expected Colour, got str"),
     (Literal["a"], "b", "r", "not one of Literal['a']"),
     (Literal[1], True, "r", "expected Literal[1], got bool"),
     (int | None, "x", "r", "expected None | int, got str"),
     (s.Doubling, s.Doubling(1), "r", "does not come back as it was"),
     (datetime, datetime(2026, 1, 1, fold=1), "r", "fold=1"),  # noqa: DTZ001
     (time, time(1, tzinfo=ZoneInfo("Europe/Paris")), "r", "no utc offset"),
+    (time, time(1, tzinfo=timezone(timedelta(microseconds=1))), "r", "fraction of a second"),
+    (s.Private, private(5), "r", "does not come back as it was"),
+    (s.Open, s.Open.model_validate({"a": 1, "b": 2}), "r", "'b' beside"),
     (set[float], {NAN}, "r[…]", "no JSON form"),
 ]
 

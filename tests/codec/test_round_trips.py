@@ -21,7 +21,7 @@ from tests.codec import shapes as s
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False)
-OFFSETS = st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone)
+OFFSETS = st.integers(-86_399, 86_399).map(lambda seconds: timezone(timedelta(seconds=seconds)))
 MOMENTS = st.datetimes().map(lambda at: at.replace(fold=0)) | st.datetimes(timezones=OFFSETS)
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | FINITE | TEXT,
@@ -101,6 +101,8 @@ FAMILIES: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "attrs": (s.Attr, st.builds(s.Attr, st.integers(), TEXT, st.lists(st.integers()))),
     "attrs converter": (s.Converted, st.builds(s.Converted, st.integers())),
     "pydantic": (s.Plain, st.builds(s.Plain, a=st.integers(), b=st.lists(TEXT))),
+    "pydantic private": (s.Private, st.builds(s.Private, a=st.integers())),
+    "pydantic open": (s.Open, st.builds(s.Open, a=st.integers())),
     "namedtuple": (s.Pair, st.builds(s.Pair, st.integers(), TEXT)),
     "typeddict": (s.Options, st.fixed_dictionaries({"name": TEXT}, optional={"size": st.integers()})),
     "typeddict 2": (s.Config, st.fixed_dictionaries({"level": st.integers()}, optional={"extra": st.just((1, 2))})),

@@ -6,7 +6,8 @@ value that would not come back equal and of the same types is therefore refused 
 are data only: nothing in them is imported, evaluated or looked up by name, and no class outside the declared ones is built.
 
     node         what a type compiles to; limits
-    scalars      leaves, enums, literals          hints      annotations resolved
+    scalars      leaves                           hints      annotations resolved
+    tables       enums, flags, literals
     containers   lists, tuples, sets, dicts       compiler   annotation → node
     records      dataclasses and their kin        value      the codec of one type
     unions       natural where possible, tagged   arguments  the codec of one function's arguments
@@ -14,9 +15,10 @@ are data only: nothing in them is imported, evaluated or looked up by name, and 
 """
 
 from everstep.codec.arguments import ArgumentsCodec
-from everstep.codec.failures import ErrorRecord, describe_error, rebuild_error
+from everstep.codec.failures import describe_error, rebuild_error
 from everstep.codec.node import DEPTH_MAX, INT_DIGITS_MAX, VALUE_BYTES_MAX
 from everstep.codec.value import Undecodable, UnknownType, ValueCodec, codec_for, result_codec
+from everstep.records import ErrorRecord
 
 __all__ = [
     "DEPTH_MAX",

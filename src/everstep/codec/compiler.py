@@ -19,7 +19,8 @@ from everstep.codec.containers import PLAIN, dict_node, fixed_tuple_node, list_n
 from everstep.codec.hints import alias_value, unwrap
 from everstep.codec.node import Node, Refusal, class_name
 from everstep.codec.records import finish_record, finish_typed_dict, shape_of
-from everstep.codec.scalars import LEAVES, STR, enum_node, literal_node
+from everstep.codec.scalars import LEAVES, STR
+from everstep.codec.tables import enum_node, literal_node
 from everstep.codec.unions import union_node
 
 _UNDECLARED: Final = (Any, object, inspect.Parameter.empty)

@@ -7,6 +7,7 @@ the author's code, never stored data.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ _WRAPPERS: Final = frozenset({Annotated, typing.Final, typing.ClassVar, typing.R
 
 def function_hints(function: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a function, resolved; names of the enclosing function are found where Python kept them."""
+    while isinstance(function, functools.partial):
+        function = function.func
     code = getattr(function, "__code__", None)
     cells = getattr(function, "__closure__", None) or ()
     local = dict(_filled_cells(getattr(code, "co_freevars", ()), cells))

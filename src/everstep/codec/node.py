@@ -12,7 +12,7 @@ path costs nothing until something goes wrong.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 #: S6. Deep enough for any document a person wrote; far from Python's recursion limit, which stores and callers share.
 DEPTH_MAX: Final = 64
@@ -29,7 +29,7 @@ Unpack = Callable[[Any], Any]
 
 
 #: ``type`` of one argument; type checkers keep what they guessed of the value, this one says that it may be anything.
-class_of: Final[Callable[[Any], type[Any]]] = type
+class_of: Final = cast(Callable[[Any], type[Any]], type)
 
 
 class Refusal(Exception):

@@ -191,8 +191,10 @@ def _rebuilt_once(
 
 
 def _attributes(value: Any) -> set[str]:
+    """What an instance has beside its fields, for comparison: attribute names, and pydantic's private attributes."""
     names: set[str] = set(getattr(value, "__dict__", ()))
-    return names - _cached_names(cast(Hashable, class_of(value)))
+    private: Mapping[str, Any] = getattr(value, "__pydantic_private__", None) or {}
+    return (names - _cached_names(cast(Hashable, class_of(value)))) | {f"{name}={it!a}" for name, it in private.items()}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -258,7 +260,7 @@ def _constant(value: Any, absent: object) -> Callable[[], Any] | None:
 
 def _object_builder(cls: type, hook: Callable[[Any], None] | None) -> Build:
     set_field = object.__setattr__
-    new: Callable[[type], Any] = object.__new__
+    new = cast(Callable[[type], Any], object.__new__)
 
     def build(values: dict[str, Any]) -> Any:
         built: Any = new(cls)

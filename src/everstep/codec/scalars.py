@@ -11,13 +11,12 @@ Refused although JSON or Python would let them pass:
     lone surrogates       no UTF-8 form; NUL is fine, JSON escapes it
     bool for int          True == 1, but it is not what was passed
     ints over 1,000 digits
-    fold=1 without offset no ISO form
+    fold=1 without offset no ISO form; offsets with fractions of a second (fromisoformat reads +00:00:00.000001 as UTC)
 """
 
 from __future__ import annotations
 
 import binascii
-import enum
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
@@ -27,7 +26,7 @@ from uuid import UUID
 
 import msgspec
 
-from everstep.codec.node import INT_DIGITS_MAX, Node, Refusal, Unpack, class_name, class_of, expected, spend
+from everstep.codec.node import INT_DIGITS_MAX, Node, Refusal, expected, spend
 
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
@@ -69,7 +68,7 @@ def pack_int(value: Any, depth: int, left: list[int]) -> int:
     return value
 
 
-def _unpack_int(wire: Any) -> int:
+def unpack_int(wire: Any) -> int:
     if type(wire) is int:
         return wire
     raise expected("int", wire)
@@ -161,15 +160,12 @@ def _write_decimal(value: Decimal) -> str:
     return str(value)
 
 
-def _write_datetime(value: datetime) -> str:
-    if value.tzinfo is None or value.utcoffset() is None:
+def _write_moment(value: datetime | time) -> str:
+    offset = value.utcoffset()
+    if offset is None:
         _refuse_unoffset(value)
-    return value.isoformat()
-
-
-def _write_time(value: time) -> str:
-    if value.utcoffset() is None:
-        _refuse_unoffset(value)
+    elif offset.microseconds:
+        raise Refusal("a utc offset with a fraction of a second, which Python does not read back")
     return value.isoformat()
 
 
@@ -202,7 +198,7 @@ def _read_bytearray(text: str) -> bytearray:
 
 NONE: Final = Node("None", frozenset({"null"}), frozenset({type(None)}), _pack_none, _unpack_none, native=type(None))
 BOOL: Final = Node("bool", frozenset({"bool"}), frozenset({bool}), _pack_bool, _unpack_bool, native=bool)
-INT: Final = Node("int", frozenset({"int"}), frozenset({int}), pack_int, _unpack_int, native=int)
+INT: Final = Node("int", frozenset({"int"}), frozenset({int}), pack_int, unpack_int, native=int)
 FLOAT: Final = Node("float", frozenset({"float"}), frozenset({float, int}), pack_float, _unpack_float, native=None)
 STR: Final = Node("str", frozenset({"str"}), frozenset({str}), pack_str, _unpack_str, native=str)
 
@@ -216,87 +212,8 @@ LEAVES: Final[dict[type, Node]] = {
     bytearray: _text_leaf(bytearray, _write_bytes, _read_bytearray),
     Decimal: _text_leaf(Decimal, _write_decimal, Decimal),
     UUID: _text_leaf(UUID, str, UUID),
-    datetime: _text_leaf(datetime, _write_datetime, datetime.fromisoformat),
+    datetime: _text_leaf(datetime, _write_moment, datetime.fromisoformat),
     date: _text_leaf(date, date.isoformat, date.fromisoformat),
-    time: _text_leaf(time, _write_time, time.fromisoformat),
+    time: _text_leaf(time, _write_moment, time.fromisoformat),
     timedelta: _text_leaf(timedelta, _write_timedelta, _read_timedelta),
 }
-
-
-# --- enums and literals: closed tables ------------------------------------------------------------------------------------
-
-
-def enum_node(cls: type[enum.Enum]) -> Node:
-    """An enum by its values if all are plain str or int, else by names. Never through ``_missing_``: no silent default."""
-    if issubclass(cls, enum.Flag):
-        return _flag_node(cls)
-    members = list(cls)
-    by_value = all(type(member.value) in (str, int) for member in members)
-    wires = {member: (member.value if by_value else member.name) for member in members}
-    return table_node(class_name(cls), wires, frozenset({cls}))
-
-
-def _flag_node(cls: type[enum.Flag]) -> Node:
-    name = class_name(cls)
-
-    def pack(value: Any, depth: int, left: list[int]) -> int:
-        if type(value) is not cls:
-            raise expected(name, value)
-        return pack_int(value.value, depth, left)
-
-    def unpack(wire: Any) -> Any:
-        bits = _unpack_int(wire)
-        try:
-            value: enum.Flag | None = cls(bits)
-        except ValueError:
-            value = None
-        if value is None or type(value) is not cls or value.value != bits:
-            raise Refusal(f"no combination of {name}")
-        return value
-
-    return Node(name, frozenset({"int"}), frozenset({cls}), pack, unpack)
-
-
-def table_node(name: str, wires: dict[Any, Any], classes: frozenset[type]) -> Node:
-    """A closed set of values, each with its own wire form. Classes take part in the comparison: 1 is not True."""
-    to_wire = {(class_of(value), value): wire for value, wire in wires.items()}
-    return _keyed_table(name, to_wire, classes)
-
-
-def literal_node(name: str, pairs: list[tuple[Any, Any]]) -> Node:
-    """``Literal``: ``pairs`` of value and wire (1 and True may both be there, so this cannot be a dict)."""
-    return _keyed_table(
-        name, {(class_of(value), value): wire for value, wire in pairs}, frozenset(class_of(v) for v, _ in pairs)
-    )
-
-
-def _keyed_table(name: str, to_wire: dict[tuple[type, Any], Any], classes: frozenset[type]) -> Node:
-    from_wire = {(class_of(wire), wire): value for (_, value), wire in to_wire.items()}
-    if len(from_wire) != len(to_wire):
-        raise Refusal(f"{name} has two members that JSON cannot tell apart")
-
-    def pack(value: Any, depth: int, left: list[int]) -> Any:
-        if class_of(value) in classes:
-            wire = to_wire.get((class_of(value), value), _ABSENT)
-            if wire is not _ABSENT:
-                return wire
-            raise Refusal(f"not one of {name}")
-        raise expected(name, value)
-
-    return Node(
-        name, frozenset(_KIND[class_of(wire)] for wire in to_wire.values()), classes, pack, _table_reader(name, from_wire)
-    )
-
-
-def _table_reader(name: str, from_wire: dict[tuple[type, Any], Any]) -> Unpack:
-    def unpack(wire: Any) -> Any:
-        value = from_wire.get((class_of(wire), wire), _ABSENT) if type(wire) in _KIND else _ABSENT
-        if value is _ABSENT:
-            raise Refusal(f"not one of {name}")
-        return value
-
-    return unpack
-
-
-_ABSENT: Final = object()
-_KIND: Final[dict[type, str]] = {type(None): "null", bool: "bool", int: "int", float: "float", str: "str"}
