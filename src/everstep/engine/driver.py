@@ -206,6 +206,11 @@ class Driver:
         return self._is_over
 
     @property
+    def is_born(self) -> bool:
+        """The run exists in the store."""
+        return self.facts.create is None
+
+    @property
     def is_busy(self) -> bool:
         """A body is being executed."""
         return any(step.waits_until is None for step in self._steps.values())
@@ -306,6 +311,14 @@ class Driver:
         self._host.committer.submit(append, lambda outcome: self._answered(activation, append, outcome))
 
     def _answered(self, activation: Activation, append: Append, outcome: Outcome) -> None:
+        try:
+            self._act_on(activation, append, outcome)
+        except Exception as error:
+            # A fault of the engine, or code that only fails when it is awaited: the run stops visibly, the others go on.
+            logger.exception("run %s cannot go on", self.run_id)
+            self._pause(f"the engine failed while driving it: {type(error).__name__}: {error}")
+
+    def _act_on(self, activation: Activation, append: Append, outcome: Outcome) -> None:
         self._in_flight = False
         if self._is_over:
             return

@@ -163,6 +163,7 @@ class Worker:
         """A driver is done with its run."""
         if self.active.get(driver.facts.run_key) is driver:
             del self.active[driver.facts.run_key]
+        if self._by_id.get(driver.run_id) is driver:
             del self._by_id[driver.run_id]
         self._tell_watchers(driver.run_id)
         if wake_at is not None:
@@ -271,7 +272,9 @@ class Worker:
     def _adopt(self, driver: Driver) -> None:
         if not driver.is_over:
             self.active[driver.facts.run_key] = driver
-            self._by_id[driver.run_id] = driver
+            # A run that is only about to be created may turn out to exist, and to be driven here already.
+            if driver.is_born or driver.run_id not in self._by_id:
+                self._by_id[driver.run_id] = driver
             self._tell_watchers(driver.run_id)
 
     async def _pull(self) -> None:

@@ -1,0 +1,148 @@
+"""
+The program that the tests of real processes start, kill and stop. Not a test itself.
+
+    program.py DB start RUN_ID                     start a run as a client and leave (nothing drives it)
+    program.py DB run RUN_ID [FAILPOINT]           start or join a run, drive it, print its result
+    program.py DB serve [FAILPOINT]                drive whatever there is until SIGTERM
+
+A failpoint is ``signal:where:n``: send oneself that signal the n-th time one comes by. Places: ``before-commit``, ``after-commit``
+(of a batch with an entry in it), ``in-body`` (after the effect of a step, before its outcome is known). Effects are lines
+appended to ``DB.effects``: step, idempotency key, attempt, epoch, pid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import everstep as es
+from everstep.stores.base import Append, Outcome, Write
+from everstep.stores.urls import open_store
+
+LEASE_SECONDS = 1.5
+DB = Path(sys.argv[1])
+
+
+class Failpoint:
+    """Counts how often a place is passed, and kills or stops the process at the n-th time."""
+
+    def __init__(self, text: str = "KILL:nowhere:0") -> None:
+        name, self.where, count = text.split(":")
+        self.signal = signal.Signals[f"SIG{name}"]
+        self.left = int(count)
+
+    def passes(self, where: str) -> None:
+        if where == self.where:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), self.signal)
+
+
+failpoint = Failpoint(sys.argv[-1]) if sys.argv[-1].count(":") == 2 else Failpoint()
+
+
+def affect(step: str) -> None:
+    """Leave an effect outside, as a payment would, then pass the failpoint."""
+    here = es.current()
+    line = f"{step} {here.idempotency_key} {here.attempt} {here.epoch} {os.getpid()}\n"
+    descriptor = os.open(f"{DB}.effects", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, line.encode())
+    os.close(descriptor)
+    failpoint.passes("in-body")
+
+
+@es.step
+async def reserve(order_id: str) -> str:
+    affect("reserve")
+    return f"reserved {order_id}"
+
+
+@es.step
+def charge(order_id: str) -> str:
+    affect("charge")
+    return f"charged {order_id}"
+
+
+@es.step
+async def ship(order_id: str, what: list[str]) -> str:
+    affect("ship")
+    return f"shipped {order_id}: {', '.join(what)}"
+
+
+@es.step(at_most_once=True)
+async def send_once(order_id: str) -> str:
+    affect("send_once")
+    return f"sent {order_id}"
+
+
+@es.workflow
+async def checkout(order_id: str) -> str:
+    done = await asyncio.gather(reserve(order_id), charge(order_id))
+    await asyncio.sleep(0.01)
+    return await ship(order_id, list(done))
+
+
+@es.workflow
+async def announce(order_id: str) -> str:
+    try:
+        return await send_once(order_id)
+    except es.StepOutcomeUnknown:
+        return f"unknown {order_id}"
+
+
+@es.step
+async def crash(order_id: str) -> str:
+    affect("crash")
+    os._exit(13)
+
+
+@es.workflow(max_recoveries=3)
+async def poison(order_id: str) -> str:
+    return await crash(order_id)
+
+
+WORKFLOWS = {"checkout": checkout, "announce": announce, "poison": poison}
+
+
+def open_failing_store() -> Any:
+    """The SQLite store, with the failpoint around its one write of progress."""
+    store: Any = open_store(f"sqlite:///{DB}")
+    commit = store.commit
+
+    async def failing_commit(batch: Sequence[Write]) -> list[Outcome]:
+        has_entry = any(isinstance(write, Append) for write in batch)
+        if has_entry:
+            failpoint.passes("before-commit")
+        outcomes: list[Outcome] = await commit(batch)
+        if has_entry:
+            failpoint.passes("after-commit")
+        return outcomes
+
+    store.commit = failing_commit
+    return store
+
+
+async def main() -> None:
+    verb, run_id = sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else ""
+    workflow: Any = WORKFLOWS[run_id.partition("-")[0]] if verb != "serve" else None
+    if verb == "start":
+        async with es.Client(f"sqlite:///{DB}") as client:
+            await client.start(workflow(run_id), id=run_id)
+        return
+    async with es.Engine(open_failing_store(), WORKFLOWS.values(), lease=LEASE_SECONDS, grace=1) as engine:
+        if verb == "run":
+            handle = await engine.start(workflow(run_id), id=run_id)
+            print(await handle.result(), flush=True)
+        else:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, engine.drain)
+            print("serving", flush=True)
+            await engine.serve()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
