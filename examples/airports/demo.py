@@ -159,12 +159,12 @@ def judge(reference: Outcome, interrupted: Outcome, kills: int) -> list[Proof]:
         Proof(
             len(at_work) == len(killed) == kills and last.status == 0,
             "each kill hit a working process",
-            f"{len(at_work)} of {kills} processes died of SIGKILL at work, the last one finished",
+            f"{len(at_work)} of {kills} processes died of SIGKILL at work, the last one exited with {last.status}",
         ),
         Proof(
             (target.rows, target.sha256) == (wanted.rows, wanted.sha256) and target.rows > 0,
             "the table equals that of the uninterrupted run",
-            f"{target.rows} rows, sha256 {target.sha256[:16]}… (reference: {wanted.rows}, {wanted.sha256[:16]}…)",
+            f"{target.rows} rows, sha256 {target.sha256[:12]}... (uninterrupted: {wanted.rows}, {wanted.sha256[:12]}...)",
         ),
         Proof(
             last.output == reference.processes[-1].output != "",
@@ -175,7 +175,7 @@ def judge(reference: Outcome, interrupted: Outcome, kills: int) -> list[Proof]:
             target.loads == target.rows_by_batch == wanted.loads and len(dict(target.loads)) == len(target.loads),
             "no batch was loaded twice, none is missing",
             f"{len(target.loads)} loads committed for {len(dict(target.rows_by_batch))} batches; "
-            f"{stopped} more came after their commit, and the idempotency key stopped them",
+            f"idempotency keys stopped {stopped} more",
         ),
         Proof(
             len(set(interrupted.recorded)) == len(interrupted.recorded) == steps > 0,
@@ -188,8 +188,7 @@ def judge(reference: Outcome, interrupted: Outcome, kills: int) -> list[Proof]:
             and set(ended) == {line.body for line in reference.trace}
             and len(ended) <= steps + kills,
             "no finished step ran again",
-            f"{steps} steps, {len(ended)} bodies ran to their end, {len(again)} began again after a kill within "
-            f"(at most {kills} allowed)",
+            f"{steps} steps, {len(ended)} bodies ran to their end; a kill within made {len(again)} begin again (at most {kills})",
         ),
     ]
 
