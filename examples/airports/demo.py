@@ -188,7 +188,8 @@ def judge(reference: Outcome, interrupted: Outcome, kills: int) -> list[Proof]:
             and set(ended) == {line.body for line in reference.trace}
             and len(ended) <= steps + kills,
             "no finished step ran again",
-            f"{steps} steps, {len(ended)} bodies ran to their end; a kill within made {len(again)} begin again (at most {kills})",
+            f"{steps} steps, {len(ended)} bodies ran to their end; a kill within made {len(again)} begin again "
+            f"(at most {kills})",
         ),
     ]
 
