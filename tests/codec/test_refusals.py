@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import InitVar, dataclass, make_dataclass
+from dataclasses import InitVar, dataclass, field, make_dataclass
 from datetime import datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any, Literal
@@ -154,6 +155,25 @@ def test_a_tree_that_contains_itself() -> None:
         codec_for(s.Tree).encode(tree)
 
 
+def test_a_caller_that_has_no_stack_left() -> None:
+    def deep(levels: int) -> None:
+        if levels:
+            deep(levels - 1)
+        else:
+            codec_for(Any).encode(nested(DEPTH_MAX))
+
+    refused = 0
+    for levels in range(0, sys.getrecursionlimit(), 10):
+        try:
+            deep(levels)
+        except Unencodable:
+            refused += 1
+        except RecursionError:  # of our own function
+            break
+
+    assert refused
+
+
 def test_shared_lists_do_not_unfold_into_gigabytes() -> None:
     value: Any = ["x"] * 10
     for _ in range(40):
@@ -163,7 +183,7 @@ def test_shared_lists_do_not_unfold_into_gigabytes() -> None:
         codec_for(Any).encode(value)
 
 
-@pytest.mark.parametrize("value", ["x" * VALUE_BYTES_MAX, ["x" * 1000] * 3000, [0] * VALUE_BYTES_MAX])
+@pytest.mark.parametrize("value", ["x" * VALUE_BYTES_MAX, [10**900] * 5000, ["x" * 1000] * 3000, [0] * VALUE_BYTES_MAX])
 def test_the_size_limit(value: Any) -> None:
     with pytest.raises(PayloadTooLarge) as caught:
         codec_for(Any, root="result").encode(value)
@@ -171,6 +191,11 @@ def test_the_size_limit(value: Any) -> None:
     assert VALUE_BYTES_MAX == caught.value.limit
     assert caught.value.size > caught.value.limit
     assert str(caught.value).startswith("result: at least ")
+
+
+def test_bytes_are_measured_before_they_are_copied() -> None:
+    with pytest.raises(PayloadTooLarge):
+        codec_for(bytes).encode(bytes(VALUE_BYTES_MAX + 1))
 
 
 def test_the_size_limit_is_a_parameter() -> None:
@@ -286,6 +311,21 @@ def test_a_field_added_without_a_default_is_an_error() -> None:
         codec_for(newer, root="result").decode(codec_for(older).encode(older("1")))
 
     assert ("result.holder", "Card") == (caught.value.path, caught.value.type_name)
+
+
+@dataclass
+class Strict:
+    a: int = field(default_factory=lambda: 1 // 0)
+
+    def __post_init__(self) -> None:
+        if self.a < 0:
+            raise ValueError("negative")
+
+
+@pytest.mark.parametrize("data", [b"{}", b'{"a":-1}'])
+def test_what_the_class_itself_refuses_is_undecodable(data: bytes) -> None:
+    with pytest.raises(Undecodable, match="Strict"):
+        codec_for(Strict).decode(data)
 
 
 def test_a_removed_field_is_an_error() -> None:

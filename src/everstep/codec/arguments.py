@@ -25,7 +25,7 @@ from everstep.codec.containers import dict_node, tuple_node
 from everstep.codec.hints import function_hints
 from everstep.codec.node import VALUE_BYTES_MAX, Node, Refusal, Spent
 from everstep.codec.scalars import STR
-from everstep.codec.value import Data, parse, too_large, undecodable, unencodable, unsupported
+from everstep.codec.value import NO_STACK, Data, parse, too_large, undecodable, unencodable, unsupported
 
 _ENCODE: Final = msgspec.json.Encoder().encode
 _SHOWN_MAX: Final = 200
@@ -123,6 +123,8 @@ class ArgumentsCodec:
             raise unencodable(refusal, name) from None
         except Spent as spent:
             raise too_large(name, limit + spent.over, limit) from None
+        except RecursionError:
+            raise unencodable(NO_STACK, name) from None
         data = _ENCODE(wire)
         if len(data) > limit:
             raise too_large(f"the arguments of {self._name}", len(data), limit)

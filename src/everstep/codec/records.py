@@ -137,7 +137,7 @@ def _reader(shape: Shape) -> Callable[[Any], Any]:
                     values[name] = unpack_field(wire[key])
                 elif default is not None:
                     missing += 1
-                    values[name] = default()
+                    values[name] = _made(default, cls)
                 else:
                     raise Refusal(
                         f"{class_name(cls)} has this required field, the data has not; give it a default to read older data"
@@ -152,6 +152,13 @@ def _reader(shape: Shape) -> Callable[[Any], Any]:
         return _built(build, values, cls)
 
     return unpack
+
+
+def _made(default: Callable[[], Any], cls: type) -> Any:
+    try:
+        return default()
+    except Exception as error:
+        raise Refusal(f"the default that {class_name(cls)} declares cannot be made: {type(error).__name__}") from error
 
 
 def _built(build: Build, values: dict[str, Any], cls: type) -> Any:

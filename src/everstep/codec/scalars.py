@@ -26,7 +26,7 @@ from uuid import UUID
 
 import msgspec
 
-from everstep.codec.node import INT_DIGITS_MAX, Node, Refusal, expected, spend
+from everstep.codec.node import INT_DIGITS_MAX, Node, Refusal, class_of, expected, spend
 
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
@@ -129,12 +129,15 @@ def _unpack_str(wire: Any) -> str:
 def _text_leaf(cls: type, write: Callable[[Any], str], read: Callable[[str], Any]) -> Node:
     """A leaf that is written as text; ``write(read(text))`` must be ``text`` again."""
     name = cls.__name__
+    binary = cls in (bytes, bytearray)
 
     def pack(value: Any, depth: int, left: list[int]) -> str:
-        if type(value) is not cls:
+        if class_of(value) is not cls:
             raise expected(name, value)
+        if binary:  # before a copy is made that may be gigabytes
+            spend(left, len(value))
         text = write(value)
-        if len(text) > _TEXT_FREE:
+        if not binary and len(text) > _TEXT_FREE:
             spend(left, len(text))
         return text
 

@@ -24,6 +24,8 @@ Data: TypeAlias = "bytes | bytearray | memoryview | msgspec.Raw"
 
 _ENCODE: Final = msgspec.json.Encoder().encode
 _DECODE: Final = msgspec.json.Decoder().decode
+#: Values are never deep enough for this; the caller's own stack was nearly full already.
+NO_STACK: Final = Refusal("nested deeper than the rest of the caller's stack allows")
 # Every level of a value may stand in a union, whose tag is one more level of JSON.
 _WIRE_DEPTH_MAX: Final = 2 * DEPTH_MAX + 2
 
@@ -81,6 +83,8 @@ class ValueCodec(Generic[T]):
             raise unencodable(refusal, self._root) from None
         except Spent as spent:
             raise too_large(self._root, limit + spent.over, limit) from None
+        except RecursionError:
+            raise unencodable(NO_STACK, self._root) from None
         if len(data) > limit:
             raise too_large(self._root, len(data), limit)
         return data
