@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("core", "stores"),
     ("client", "engine"),
     ("cli", "testing", "sync", "config"),
+    ("__main__",),
 )
 # Known exceptions: (who, whom, why).
 EXCEPTIONS: tuple[tuple[str, str, str], ...] = (
