@@ -74,6 +74,7 @@ class MemoryStore:
 
     def __init__(self, now: Callable[[], Micros] = _now, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.url = "memory://"
+        self.commits_inline = True
         self._clock = now
         self._latest = 0
         self._monotonic = monotonic

@@ -49,7 +49,9 @@ WHERE (?1 IS NULL OR status IN (SELECT value FROM json_each(?1)))
 ORDER BY created_at DESC, run_key DESC LIMIT ?6
 """  # noqa: S608
 # The same, where the index of the few runs that need somebody's attention will do.
-_LIST_TROUBLE: Final = _LIST.replace("WHERE", "WHERE status IN ('paused', 'failed', 'dead') AND", 1)
+_LIST_TROUBLE: Final = _LIST.replace(
+    "WHERE", "INDEXED BY runs_in_trouble WHERE (status = 'paused' OR status = 'failed' OR status = 'dead') AND", 1
+)
 _TROUBLE: Final = frozenset({Status.PAUSED, Status.FAILED, Status.DEAD})
 
 

@@ -73,6 +73,7 @@ class SQLiteStore:
     ) -> None:
         self.path = Path(path).absolute()
         self.url = f"sqlite:///{self.path}"
+        self.commits_inline = True
         self.now = StoreClock(now)
         self._monotonic = monotonic
         self._patience_seconds = patience_seconds

@@ -77,6 +77,10 @@ _ADDRESSEE: Final = "SELECT run_key, status, worker_key, wake_at, inbox_seq FROM
 _ADDRESSEE_BY_KEY: Final = "SELECT run_key, status, worker_key, wake_at, inbox_seq FROM runs WHERE run_key = ?"
 _PARENT: Final = "SELECT parent_key, parent_command FROM runs WHERE run_key = ? AND parent_key IS NOT NULL"
 
+_SHORT: Final = 1 << 20
+"""Entries below this size need no second look before they are inserted; and what is no UTF-8 fails when it is bound."""
+_LANDED: Final = Landed()
+
 
 # --- runs begin -------------------------------------------------------------------------------------------------------------
 
@@ -146,21 +150,26 @@ def entry_values(entry: Entry) -> tuple[Value, ...]:
 
 def land_all(tx: Tx, batch: Sequence[Write]) -> list[Outcome]:
     """Let a batch land, in order."""
-    return [land(tx, write) for write in batch]
-
-
-def land(tx: Tx, write: Write) -> Outcome:
-    """Let one write land, or say why not."""
-    if isinstance(write, Keep):
-        return _land_keep(tx, write)
     now = tx.now()
-    if (write.not_before is not None and write.not_before > now) or rules.objection(write):
+    return [_land_keep(tx, write, now) if isinstance(write, Keep) else _land(tx, write, now) for write in batch]
+
+
+def _land(tx: Tx, write: Append, now: Micros) -> Outcome:
+    is_plain = write.create is None and not write.children and not write.posts and len(write.entry.events) < _SHORT
+    if (write.not_before is not None and write.not_before > now) or (not is_plain and rules.objection(write)):
         return _answer(tx, write, now)
-    if not (_insert_next(tx, write, now) if write.create is None else _insert_first(tx, write, write.create)):
+    frees = rules.frees(write)
+    if write.create is not None:
+        landed = _insert_first(tx, write, write.create)
+    else:
+        landed = _insert_next(tx, write, must_be_consumed=frees and rules.must_be_consumed(write, now))
+    if not landed:
         return _answer(tx, write, now)
     if write.attempts or write.settled:
         _keep_attempts(tx, write.entry.run_key, write.attempts, write.settled)
-    if rules.frees(write):
+    if not frees and is_plain:
+        return _LANDED
+    if frees:
         _give_back(tx, write, write.entry.run_key, now)
     if write.children or write.posts:
         _send(tx, write)
@@ -169,7 +178,7 @@ def land(tx: Tx, write: Write) -> Outcome:
         ending = rules.ending_of(write.entry.events)
         if ending is not None:
             tell_parent(tx, write.entry.run_key, ending)
-    return Landed()
+    return _LANDED
 
 
 def land_each(tx: Tx, batch: Sequence[Write]) -> list[Outcome]:
@@ -180,20 +189,20 @@ def land_each(tx: Tx, batch: Sequence[Write]) -> list[Outcome]:
 def _land_alone(tx: Tx, write: Write) -> Outcome:
     tx.execute("SAVEPOINT write")
     try:
-        outcome = land(tx, write)
+        (outcome,) = land_all(tx, (write,))
     except faults.OF_ONE_WRITE as error:
         if faults.concerns_whole_store(error):
             raise
         tx.execute("ROLLBACK TO write")
-        outcome = Refused(f"SQLite cannot take it: {type(error).__name__}: {error}")
+        outcome = Refused(rules.objection(write) or f"SQLite cannot take it: {type(error).__name__}: {error}")
     tx.execute("RELEASE write")
     return outcome
 
 
-def _insert_next(tx: Tx, write: Append, now: Micros) -> bool:
+def _insert_next(tx: Tx, write: Append, *, must_be_consumed: bool) -> bool:
     entry = write.entry
     values = (*entry_values(entry), write.worker_key)
-    if rules.must_be_consumed(write, now):
+    if must_be_consumed:
         tx.execute(_INSERT_NEXT_IF_CONSUMED, (*values, write.consumed))
     else:
         tx.execute(_INSERT_NEXT, values)
@@ -245,8 +254,7 @@ def _standing(tx: Tx, run_key: RunKey) -> rules.Standing | None:
     return None if row is None else rules.Standing(*row)
 
 
-def _land_keep(tx: Tx, write: Keep) -> Outcome:
-    now = tx.now()
+def _land_keep(tx: Tx, write: Keep, now: Micros) -> Outcome:
     outcome = rules.why_not(write, _standing(tx, write.run_key), now)
     if outcome is not None:
         return outcome
