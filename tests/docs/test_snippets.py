@@ -1,4 +1,4 @@
-"""Every Python block of the README runs as printed, and type-checks under both checkers: documentation that cannot drift."""
+"""The README is held to its word: its Python blocks run as printed and type-check, its links lead somewhere."""
 
 import os
 import re
@@ -48,6 +48,13 @@ def test_the_snippets_type_check_strictly(checker: list[str], tmp_path: Path) ->
     done = subprocess.run([sys.executable, "-m", *checker, "."], cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert 0 == done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"])
+def test_a_link_into_the_repository_leads_somewhere(page: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", (README.parent / page).read_text(encoding="utf-8"))
+
+    assert [] == [link for link in links if not (README.parent / link).exists()]
 
 
 def run(script: Path) -> subprocess.CompletedProcess[str]:
