@@ -20,6 +20,7 @@ def facts(directory: Path) -> dict[str, str]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": f"{os.cpu_count()} × {_cpu()}",
+        "load": f"{os.getloadavg()[0]:.1f} before the first row",
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "file system": file_system(directory),

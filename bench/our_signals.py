@@ -38,7 +38,7 @@ async def opened(directory: Path) -> AsyncIterator[Mapping[str, Verb]]:
             """Commits for each wake-up of a parked run, that of the signal included."""
             if go is None:
                 return None
-            handle = await engine.start(woken(times))
+            handle: Any = await engine.start(woken(times))
             await asyncio.sleep(PARKED_S)
             before = counts()["commits"]
             for i in range(times):

@@ -97,7 +97,7 @@ async def noticed() -> float:
     return await clock()
 
 
-WORKFLOWS = [chain, produce_many, interrupted, sleeper, noticed]
+WORKFLOWS: list[es.Workflow[..., Any]] = [chain, produce_many, interrupted, sleeper, noticed]
 
 
 def url(directory: Path) -> str:
@@ -115,6 +115,13 @@ class Ours:
         started = time.perf_counter()
         await (await self._engine.start(chain(count))).result()
         return time.perf_counter() - started
+
+    async def commits(self, steps: int) -> int:
+        """How many commits one run of so many steps makes, from its start to after its end."""
+        before = _counts["commits"]
+        await self.steps(steps)
+        await asyncio.sleep(0.1)
+        return _counts["commits"] - before
 
     async def runs(self, count: int, steps: int) -> float:
         started = time.perf_counter()

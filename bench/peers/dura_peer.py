@@ -6,7 +6,7 @@ anything about its speed, so latency is measured with a worker that looks at onc
 Its worker is one thread, the best of 1, 2, 4 and 8 here (5,080, 3,990, 3,980, 3,930 steps/s at 100 runs of 10 steps): more of
 them only wait for SQLite's one write lock.
 
-It declares Python ≥ 3.13, yet uses nothing newer than 3.11 (see the note in the table on which Python it ran).
+It declares Python ≥ 3.13, yet uses nothing newer than 3.11; the head of the table names both.
 """
 
 # It ships no types, and the lint environment may not have it at all.

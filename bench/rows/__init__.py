@@ -16,6 +16,7 @@ Row: TypeAlias = Callable[[Bench], list[Measurement]]
 ROWS: Mapping[str, Row] = {
     "floors": speed.floors,
     "steps": speed.steps,
+    "commits": speed.commits,
     "runs": speed.runs,
     "latency": speed.latency,
     "recovery": recovery.recovery,

@@ -74,6 +74,32 @@ def steps(bench: Bench) -> list[Measurement]:
     ]
 
 
+def commits(bench: Bench) -> list[Measurement]:
+    """Whether the disk is asked no more often than the design says; counted, so no noise can hide it."""
+    with bench.ours(bench.place(), BENCH_COUNT="1") as ours:
+        ours.ask("commits", steps=1)  # the first run of a worker may find more to write down
+        short, long = (ours.ask("commits", steps=steps) for steps in (1, 101))
+    per_step = (long - short) / 100
+    return [
+        Measurement(
+            name="commits per sequential step",
+            value=per_step,
+            unit="commits",
+            better="less",
+            bar="1",
+            met=at_most(per_step, 1.0),
+        ),
+        Measurement(
+            name="  start → result of one step",
+            value=short,
+            unit="commits",
+            better="less",
+            bar="2",
+            met=at_most(short, 2.0),
+        ),
+    ]
+
+
 def runs(bench: Bench) -> list[Measurement]:
     """Runs at the same time share commits. Peers get a hundred: DBOS falls as they grow, dura has as many as threads."""
     return [_hundred(bench), _thousand(bench)]
