@@ -110,8 +110,8 @@ class Execution:
         Raises:
             NondeterminismError: An input cannot be read by this code. Nothing was sealed; the execution must be evicted.
         """
-        not_before = max((self.program.timers[e.key].event.due_at for e in inputs if isinstance(e, TimerFired)), default=None)
-        at = max(self._at, now)
+        not_before = self._due_of(inputs) if self.program.timers else None
+        at = now if now > self._at else self._at
         self.program.recoveries = self.recoveries
         commands = self.program.activate([*self._undrained, *inputs], at, self.version + 1)
         if self.program.divergence is not None:
@@ -120,6 +120,11 @@ class Execution:
         ending = self.program.ending
         events: list[Event] = [*inputs, *commands] if ending is None else [*inputs, *commands, ending]
         return Activation(self._seal(events, at, drained=True), commands, ending, not_before)
+
+    def _due_of(self, inputs: Sequence[Input]) -> Micros | None:
+        timers = self.program.timers
+        fired = [event.key for event in inputs if isinstance(event, TimerFired)]
+        return max((timers[key].event.due_at for key in fired if key in timers), default=None)
 
     def _replay_entry(self, entry: Entry) -> None:
         events = decode_verified(entry, self.run_id)

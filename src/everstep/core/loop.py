@@ -23,14 +23,14 @@ import asyncio
 import sys
 from asyncio import events, tasks
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
 
 from everstep.errors import Evicted, UsageError
 
 T = TypeVar("T")
+_Host: TypeAlias = tuple[asyncio.AbstractEventLoop | None, asyncio.Task[Any] | None, Any]
 
 CLOSE_ATTEMPTS = 16
 """How often an evicted coroutine that awaits again in its ``finally`` is closed once more before it is left behind."""
@@ -138,13 +138,16 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """Run everything that is ready, until nothing is. ``seconds`` is what ``time()`` says meanwhile."""
         self._seconds = seconds
         ready = self._ready
-        with self._as_running_loop():
+        host = self._enter()
+        try:
             while ready:
                 handle = ready.popleft()
-                if not handle._cancelled:  # type: ignore[attr-defined]  # asyncio's own loops read it as well
+                if not handle._cancelled:
                     handle._run()
                 if self._owed:
                     self._pay_owed()
+        finally:
+            self._leave(host)
 
     def make_ready(self, handle: asyncio.Handle) -> None:
         """Queue a handle (a timer that fired)."""
@@ -154,28 +157,34 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """Close every coroutine, the last made first, so that a group finds its members gone. Nothing of it is recorded."""
         self.is_closing = True
         self._ready.clear()
-        with self._as_running_loop():
+        host = self._enter()
+        try:
             for task in reversed(self._tasks.values()):
                 _close(task)
+        finally:
+            self._leave(host)
         self._tasks.clear()
         self._ready.clear()
 
-    @contextmanager
-    def _as_running_loop(self) -> Iterator[None]:
-        host = events._get_running_loop()
-        host_task = tasks.current_task(host) if host is not None else None
-        hooks = sys.get_asyncgen_hooks()
-        if host is not None and host_task is not None:
-            tasks._leave_task(host, host_task)
+    # Plain methods rather than a context manager: they run twice per activation, and a generator would cost more than both.
+
+    def _enter(self) -> _Host:
+        """Make this the running loop, and return what stepped aside for it."""
+        loop = events._get_running_loop()
+        task = None if loop is None else tasks.current_task(loop)
+        if loop is not None and task is not None:
+            tasks._leave_task(loop, task)
         events._set_running_loop(self)
+        hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(firstiter=None, finalizer=self._finalize_generator)
-        try:
-            yield
-        finally:
-            sys.set_asyncgen_hooks(*hooks)
-            events._set_running_loop(host)
-            if host is not None and host_task is not None:
-                tasks._enter_task(host, host_task)
+        return loop, task, hooks
+
+    def _leave(self, host: _Host) -> None:
+        loop, task, hooks = host
+        sys.set_asyncgen_hooks(*hooks)
+        events._set_running_loop(loop)
+        if loop is not None and task is not None:
+            tasks._enter_task(loop, task)
 
     def _finalize_generator(self, generator: Any) -> None:
         # Called when the last reference goes, which CPython does at once: as deterministic as the code that dropped it.

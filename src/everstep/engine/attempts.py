@@ -35,6 +35,9 @@ class Plan(Struct, frozen=True, kw_only=True):
         return self.attempt > 1 + self.failures
 
 
+FIRST = Plan()
+
+
 def plan_attempt(row: AttemptRecord | None, *, scheduled_after: int, recoveries: int, now: Micros) -> Plan:
     """Decide what to execute for a step that has not ended.
 
@@ -45,7 +48,7 @@ def plan_attempt(row: AttemptRecord | None, *, scheduled_after: int, recoveries:
         now: The store's clock.
     """
     if row is None:
-        return Plan(attempt=1 + recoveries - scheduled_after)
+        return FIRST if recoveries == scheduled_after else Plan(attempt=1 + recoveries - scheduled_after)
     if row.due_at is not None and row.due_at > now:
         return Plan(attempt=row.attempt, failures=row.failures, due_at=row.due_at, details=row.details)
     # Its time had come (or it was running): each worker that died since may have begun it.

@@ -13,14 +13,16 @@ import logging
 from collections.abc import Callable
 from random import Random
 
+from everstep.engine.eager import begin
 from everstep.errors import StoreUnavailable
 from everstep.records import RunKey
 from everstep.stores.base import Append, Outcome, Store, Write
 
 logger = logging.getLogger("everstep")
 
-GROUP_MAX = 512
-"""Writes per transaction: past a few hundred a group gains nothing and only blocks the loop for longer."""
+GROUP_MAX = 128
+"""Writes per transaction, and so runs that go on in one turn: a sync shared by so many costs each a microsecond, and more of them
+would only hold up the host's loop (128 runs take some 8 ms, 512 took 30)."""
 BACKOFF_SECONDS = 0.05
 BACKOFF_SECONDS_MAX = 5.0
 
@@ -35,23 +37,35 @@ class Committer:
         self._random = random
         self._pending: list[tuple[Write, Done]] = []
         self._task: asyncio.Task[None] | None = None
+        self._is_flushing = False
         self._is_away = False
 
-    @property
-    def is_idle(self) -> bool:
-        """Nothing is waiting to be written."""
-        return self._task is None
+    def submit(self, write: Write, done: Done, *, at_once: bool = False) -> None:
+        """Write this with the rest of the turn; ``done`` is called with its outcome. An owner submits one entry at a time.
 
-    def submit(self, write: Write, done: Done) -> None:
-        """Write this with the rest of the turn; ``done`` is called with its outcome. An owner submits one entry at a time."""
+        Args:
+            write: What to write.
+            done: Called once, possibly before this returns.
+            at_once: Nothing else of this turn can be expected to join, so do not wait for its end.
+        """
         self._pending.append((write, done))
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._flush(), name="everstep committer")
+        if not self._is_flushing and at_once:
+            self._begin_flush()
+        elif not self._is_flushing and len(self._pending) == 1:
+            asyncio.get_running_loop().call_soon(self._begin_flush)
 
     async def settle(self) -> None:
         """Wait until nothing is left to write."""
-        while self._task is not None:
-            await asyncio.wait([self._task])
+        while self._pending or self._is_flushing:
+            await (asyncio.sleep(0) if self._task is None else asyncio.wait([self._task]))
+
+    def _begin_flush(self) -> None:
+        if self._pending and not self._is_flushing:
+            self._is_flushing = True
+            if self._store.commits_inline:
+                self._task = begin(self._flush())
+            else:
+                self._task = asyncio.get_running_loop().create_task(self._flush(), name="everstep committer")
 
     async def _flush(self) -> None:
         try:
@@ -63,6 +77,7 @@ class Committer:
                 if self._pending:
                     await asyncio.sleep(0)
         finally:
+            self._is_flushing = False
             self._task = None
 
     async def _commit(self, writes: list[Write]) -> list[Outcome]:
@@ -70,7 +85,7 @@ class Committer:
         while True:
             try:
                 outcomes = await self._store.commit(writes)
-            except StoreUnavailable as error:
+            except Exception as error:  # noqa: BLE001  # a fault of the store must not lose what others wait for: repeat it, visibly
                 self._note_away(error)
                 await asyncio.sleep(delay * (0.5 + self._random.random()))
                 delay = min(delay * 2, BACKOFF_SECONDS_MAX)
@@ -80,11 +95,12 @@ class Committer:
                     logger.warning("the store %s is back; runs go on", self._store.url)
                 return outcomes
 
-    def _note_away(self, error: StoreUnavailable) -> None:
+    def _note_away(self, error: Exception) -> None:
         """One line per change of state, however long it lasts."""
         if not self._is_away:
             self._is_away = True
-            logger.warning("the store is away, runs wait for it: %s", error)
+            unexpected = None if isinstance(error, StoreUnavailable) else error
+            logger.warning("the store cannot be written, runs wait for it: %s", error, exc_info=unexpected)
 
 
 def take_group(pending: list[tuple[Write, Done]]) -> tuple[list[tuple[Write, Done]], list[tuple[Write, Done]]]:

@@ -103,6 +103,11 @@ class DriverHost(Protocol):
     tools: Tools
     committer: Committer
 
+    @property
+    def is_lone(self) -> bool:
+        """No other run is driven here."""
+        ...
+
     def left(self, driver: Driver, wake_at: Micros | None) -> None:
         """The driver is done with its run: ended, parked, or lost."""
         ...
@@ -115,8 +120,8 @@ class DriverHost(Protocol):
         """A child of this workflow will exist."""
         ...
 
-    def expect(self, due_at: Micros) -> None:
-        """Some run becomes due then."""
+    def look(self) -> None:
+        """Other runs have become due."""
         ...
 
     def reload(self, driver: Driver, inputs: Sequence[Input]) -> None:
@@ -163,12 +168,10 @@ class Driver:
         facts: About the run.
         started: Resolved when the first entry of a new run has landed, or could not.
         ended: Resolved when the driver is done: with how the run ended, or None if it goes on elsewhere or later.
-        alone: The run is a suspect: its worker drives nothing else until it makes progress.
     """
 
-    def __init__(self, host: DriverHost, execution: Execution, facts: Facts, *, alone: bool = False) -> None:
+    def __init__(self, host: DriverHost, execution: Execution, facts: Facts) -> None:
         self.facts = facts
-        self.alone = alone
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Ended | None] = loop.create_future()
         self.started: asyncio.Future[Outcome] = loop.create_future()
@@ -308,7 +311,9 @@ class Driver:
 
     def _submit(self, activation: Activation, append: Append) -> None:
         self._in_flight = True
-        self._host.committer.submit(append, lambda outcome: self._answered(activation, append, outcome))
+        # Alone and with nothing else running, nobody can join this commit: waiting for the end of the turn would only cost a turn.
+        at_once = not self._steps and self._host.is_lone
+        self._host.committer.submit(append, lambda outcome: self._answered(activation, append, outcome), at_once=at_once)
 
     def _answered(self, activation: Activation, append: Append, outcome: Outcome) -> None:
         try:
@@ -350,6 +355,8 @@ class Driver:
         facts.version, facts.hash, facts.at, facts.create = entry.version, entry.hash, entry.at, None
         self._kept.difference_update(append.settled)
         self._host.progressed(self)
+        if append.children or append.posts:
+            self._host.look()
         if append.status.is_at_rest:
             self._leave(Ended(self.run_id, append.status, append.step, entry.events), None)
         elif append.release:
@@ -378,10 +385,8 @@ class Driver:
                     alarm = self._alarms.pop(key, None)
                     if alarm is not None:
                         alarm.cancel()
-                case ChildStarted():
-                    self._host.expect(self._host.tools.now())
-                case ChildCancelled():
-                    pass  # The message to the child was part of the entry.
+                case ChildStarted() | ChildCancelled():
+                    pass  # The child, or the message to it, was part of the entry.
         self._watch_deadline()
 
     def _continue(self, rows: dict[str, AttemptRecord]) -> None:
@@ -398,7 +403,8 @@ class Driver:
 
     def _start_step(self, operation: Operation, row: AttemptRecord | None) -> None:
         tools = self._host.tools
-        plan = plan_attempt(row, scheduled_after=operation.recoveries, recoveries=self.recoveries, now=tools.now())
+        now = 0 if row is None else tools.now()
+        plan = plan_attempt(row, scheduled_after=operation.recoveries, recoveries=self.recoveries, now=now)
         step = StepRun(self, tools, self.facts.run_key, operation, plan)
         self._steps[step.key] = step
         step.start()
@@ -437,14 +443,15 @@ class Driver:
 
     def _wake_at_if_parked(self) -> Micros | None:
         """When the run should be looked at again if it left memory now; None if it should stay: a step runs, or soon will."""
-        dues = [timer.event.due_at for timer in self._program.timers.values()]
-        for operation in self._program.operations.values():
+        program, dues = self._program, []
+        for operation in program.operations.values():
             if isinstance(operation.event, StepScheduled):
                 step = self._steps.get(operation.event.key)
                 if step is None or step.waits_until is None:
                     return None
                 dues.append(step.waits_until)
-        if self.facts.deadline_at is not None and self._program.cancel_requested is None:
+        dues += [timer.event.due_at for timer in program.timers.values()]
+        if self.facts.deadline_at is not None and program.cancel_requested is None:
             dues.append(self.facts.deadline_at)
         wake_at = min(dues, default=NEVER)
         return wake_at if wake_at - self._host.tools.now() > PARK_SECONDS * 1e6 else None
@@ -477,28 +484,33 @@ class Driver:
 
     def _append(self, activation: Activation) -> Append:
         """The entry and all that depends on it."""
-        ending = activation.ending
-        park_at = None if ending or self._inputs else self._wake_at_if_parked()
-        status = Status.RUNNING
-        if ending is not None:
-            status = next_status(status, _HAPPENED[type(ending)])
-        elif park_at is not None:
-            status = next_status(status, Happened.PARKED)
+        program, commands = self._program, activation.commands
+        status, release, wake_at = self._after(activation)
+        sends = any(isinstance(command, ChildStarted | ChildCancelled) for command in commands)
         return Append(
             entry=activation.entry,
             worker_key=self._host.worker_key,
             status=status,
-            step=self._program.step,
-            cursor=self._program.cursor,
+            step=program.step,
+            cursor=program.cursor,
             consumed=self.facts.consumed,
             create=self.facts.create,
-            release=ending is not None or park_at is not None,
-            wake_at=None if park_at == NEVER else park_at,
-            children=tuple(self._child(c) for c in activation.commands if isinstance(c, ChildStarted)),
-            posts=tuple(self._cancel_child(c) for c in activation.commands if isinstance(c, ChildCancelled)),
-            settled=self._settled(activation),
+            release=release,
+            wake_at=wake_at,
+            children=tuple(self._child(c) for c in commands if isinstance(c, ChildStarted)) if sends else (),
+            posts=tuple(self._cancel_child(c) for c in commands if isinstance(c, ChildCancelled)) if sends else (),
+            settled=self._settled(activation) if self._kept else (),
             not_before=activation.not_before,
         )
+
+    def _after(self, activation: Activation) -> tuple[Status, bool, Micros | None]:
+        """Status after the entry, whether the run leaves with it, and when it is then due."""
+        if activation.ending is not None:
+            return next_status(Status.RUNNING, _HAPPENED[type(activation.ending)]), True, None
+        park_at = None if self._inputs else self._wake_at_if_parked()
+        if park_at is None:
+            return Status.RUNNING, False, None
+        return next_status(Status.RUNNING, Happened.PARKED), True, None if park_at == NEVER else park_at
 
     def _keep(
         self,
@@ -524,8 +536,6 @@ class Driver:
             self.abandon()
 
     def _settled(self, activation: Activation) -> tuple[str, ...]:
-        if not self._kept:
-            return ()
         ended = [e.key for e in self._applied if isinstance(e, StepCompleted | StepFailed | StepOutcomeUnknown)]
         ended += [c.key for c in activation.commands if isinstance(c, StepCancelled)]
         return tuple(key for key in ended if key in self._kept)

@@ -123,6 +123,25 @@ class StepRun:
         is_dirty: Heartbeat details have not been written yet.
     """
 
+    __slots__ = (
+        "_alarm",
+        "_args",
+        "_beat_at",
+        "_definition",
+        "_expired",
+        "_expiry",
+        "_host",
+        "_is_stopped",
+        "_plan",
+        "_run_key",
+        "_task",
+        "_tools",
+        "_watcher",
+        "is_dirty",
+        "key",
+        "waits_until",
+    )
+
     def __init__(self, host: StepHost, tools: Tools, run_key: int, operation: Operation, plan: Plan) -> None:
         assert isinstance(operation.event, StepScheduled)
         assert isinstance(operation.definition, Step)
@@ -190,7 +209,8 @@ class StepRun:
     async def _attempt(self) -> None:
         definition = self._definition
         self._expired = ""
-        self._arm()
+        if definition.timeout is not None or definition.heartbeat_timeout is not None:
+            self._arm()
         step_scope.set(self._scope())
         try:
             args, kwargs = definition.arguments.decode(self._args)
@@ -275,10 +295,12 @@ class StepRun:
             self._task.cancel()
 
     def _disarm(self) -> None:
-        for timer in (self._expiry, self._watcher):
-            if timer is not None:
-                timer.cancel()
-        self._expiry = self._watcher = None
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
 
     def _beat(self, details: bytes | None) -> None:
         self._beat_at = time.monotonic()

@@ -27,7 +27,7 @@ from everstep.core.starting import first_event
 from everstep.definitions import Registry, Workflow
 from everstep.engine.committer import Committer
 from everstep.engine.driver import Driver, Facts
-from everstep.engine.leases import LeaseKeeper
+from everstep.engine.leases import RENEWALS_PER_LEASE, LeaseKeeper
 from everstep.engine.steps import ThreadPool, Tools
 from everstep.errors import StoreUnavailable
 from everstep.events import Input, RunClaimed, RunCreated
@@ -36,9 +36,8 @@ from everstep.stores.base import RUN_KEYS_PER_WORKER, Claimed, ClaimRequest, New
 
 logger = logging.getLogger("everstep")
 
-CLAIM_MAX = 200
+CLAIM_MAX = 100
 """Runs per claim: enough to recover thousands per second, few enough that replaying them does not hold the loop for long."""
-IDLE_SECONDS_MAX = 1.0
 BACKOFF_SECONDS = 0.5
 
 
@@ -73,6 +72,9 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._is_draining = False
         self._suspects_wait = False
+        self._suspect: Driver | None = None
+        self._must_look = True
+        self._idle_seconds = lease_seconds / RENEWALS_PER_LEASE
 
     # --- life -----------------------------------------------------------------------------------------------------------------------
 
@@ -89,6 +91,7 @@ class Worker:
     def drain(self) -> None:
         """Take nothing new. What is being driven goes on."""
         self._is_draining = True
+        self._must_look = True
         self._wake.set()
 
     async def stop(self, grace_seconds: float) -> None:
@@ -146,8 +149,11 @@ class Worker:
 
     def nudge(self, due_at: Micros | None = None) -> None:
         """Something changed that concerns runs: look now, or at that instant."""
-        if due_at is None or self._due_at is None or due_at < self._due_at:
-            self._due_at = due_at or self.store.now()
+        if due_at is None:
+            self._must_look = True
+            self._wake.set()
+        elif self._due_at is None or due_at < self._due_at:
+            self._due_at = due_at
             self._wake.set()
 
     async def wait_for(self, run_id: str, timeout: float) -> None:
@@ -156,6 +162,11 @@ class Worker:
         self._watchers.setdefault(run_id, []).append(future)
         await asyncio.wait([future], timeout=timeout)
         future.cancel()
+
+    @property
+    def is_lone(self) -> bool:
+        """At most one run is driven here."""
+        return len(self.active) <= 1
 
     # --- what drivers report (DriverHost) -----------------------------------------------------------------------------------------------
 
@@ -166,15 +177,16 @@ class Worker:
         if self._by_id.get(driver.run_id) is driver:
             del self._by_id[driver.run_id]
         self._tell_watchers(driver.run_id)
+        was_suspect, self._suspect = driver is self._suspect, None if driver is self._suspect else self._suspect
         if wake_at is not None:
             self.nudge(wake_at)
-        elif driver.alone or driver.has_parent or len(self.active) + 1 >= self._run_max or self._suspects_wait:
+        elif was_suspect or driver.has_parent or len(self.active) + 1 >= self._run_max or self._suspects_wait:
             self.nudge()
 
     def progressed(self, driver: Driver) -> None:
         """A suspect that makes progress is none."""
-        if driver.alone:
-            driver.alone = False
+        if driver is self._suspect:
+            self._suspect = None
             self.nudge()
 
     def learn(self, workflow: Workflow[..., Any]) -> None:
@@ -182,9 +194,9 @@ class Worker:
         if self._registry.get(workflow.name) is None:
             self._registry.add(workflow)
 
-    def expect(self, due_at: Micros) -> None:
-        """A run becomes due then."""
-        self.nudge(due_at)
+    def look(self) -> None:
+        """Other runs have become due: children, for instance."""
+        self.nudge()
 
     def reload(self, driver: Driver, inputs: Sequence[Input]) -> None:
         """Drive a run that this worker still owns from its journal once more."""
@@ -221,7 +233,7 @@ class Worker:
                 await asyncio.sleep(BACKOFF_SECONDS * (0.5 + self.tools.random.random()))
 
     def _capacity(self) -> int:
-        if self.tools.threads.is_exhausted or any(driver.alone for driver in self.active.values()):
+        if self.tools.threads.is_exhausted or self._suspect is not None:
             return 0
         if self._suspects_wait and self.active:
             return 0  # A suspect needs a worker of its own: finish what there is first.
@@ -230,7 +242,7 @@ class Worker:
     async def _claim(self) -> bool:
         """Take what is due; whether there may be more."""
         room = min(self._capacity(), CLAIM_MAX)
-        self._wake.clear()
+        self._must_look = False
         self._due_at = None
         if room <= 0 or not self._lease.is_trusted:
             return False
@@ -258,6 +270,7 @@ class Worker:
             stale.abandon()
         driver = self._new_driver(claimed)
         if driver is not None:
+            self._suspect = driver if claimed.alone else self._suspect
             self._adopt(driver)
             driver.resume(claimed.entries, claimed.attempts, claimed.inbox)
 
@@ -267,7 +280,7 @@ class Worker:
         assert workflow is not None, "only runs of known workflows are claimed"
         execution = Execution(workflow, run.run_key, run.run_id)
         execution.epoch = run.epoch
-        return Driver(self, execution, Facts.of(run, first_event(run.created)), alone=claimed.alone)
+        return Driver(self, execution, Facts.of(run, first_event(run.created)))
 
     def _adopt(self, driver: Driver) -> None:
         if not driver.is_over:
@@ -287,20 +300,22 @@ class Worker:
 
     async def _sleep(self) -> None:
         """Until a run is due, this process knows of something, or others changed the store."""
-        seconds = IDLE_SECONDS_MAX
-        if self._due_at is not None:
-            seconds = min(seconds, (self._due_at - self.store.now()) / 1e6)
-        if seconds <= 0:
-            return
-        changed = asyncio.ensure_future(self.store.wait_for_work(self.worker_key, seconds))
-        woken = asyncio.ensure_future(self._wake.wait())
-        try:
-            await asyncio.wait([changed, woken], return_when=asyncio.FIRST_COMPLETED)
-            if changed.done() and changed.result():
-                self._tell_all_watchers()
-        finally:
-            changed.cancel()
-            woken.cancel()
+        until = time.monotonic() + self._idle_seconds
+        while not self._must_look and (seconds := min(until - time.monotonic(), self._seconds_until_due())) > 0:
+            self._wake.clear()
+            changed = asyncio.ensure_future(self.store.wait_for_work(self.worker_key, seconds))
+            woken = asyncio.ensure_future(self._wake.wait())
+            try:
+                await asyncio.wait([changed, woken], return_when=asyncio.FIRST_COMPLETED)
+                if changed.done() and changed.result():
+                    self._tell_all_watchers()
+                    return
+            finally:
+                changed.cancel()
+                woken.cancel()
+
+    def _seconds_until_due(self) -> float:
+        return float("inf") if self._due_at is None else (self._due_at - self.store.now()) / 1e6
 
     # --- the lease ----------------------------------------------------------------------------------------------------------------------
 
