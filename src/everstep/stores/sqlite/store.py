@@ -99,6 +99,10 @@ class SQLiteStore:
             state.reading.close()
             await state.writer.close()
 
+    def kill(self, worker_key: WorkerKey) -> None:
+        """For tests: release the worker's lock, as the death of its process would."""
+        self._state().locks.let_go(worker_key)
+
     # --- workers ------------------------------------------------------------------------------------------------------------
 
     async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:

@@ -1,0 +1,276 @@
+"""
+The memory store and the SQLite store, driven by the same random verbs under the same clocks, give the same answers and are in
+the same state after every one of them.
+
+The driver is biased, not uniform: it mostly does what an engine does, and now and then what a zombie, a late duplicate or a
+confused caller does. It goes on until every kind of write has had every outcome that it can have; that list is asserted, so a
+driver that no longer reaches some corner fails.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Raw
+from msgspec.structs import replace
+
+from everstep.events import Event, RunDied, RunFailed, RunPaused, RunSucceeded, TimerFired, encode_event, encode_events
+from everstep.journal import GENESIS, seal, verify_chain
+from everstep.records import AttemptRecord, ErrorRecord, Message, RunRecord, Status, WorkerKey
+from everstep.stores.base import Append, ClaimRequest, Keep, NewRun, Post, RunFilter, Store, Write
+from everstep.stores.memory import MemoryStore
+from everstep.stores.sqlite import SQLiteStore
+from everstep.testing.scene import Clocks
+
+STEPS = 1500
+WORKFLOWS = ("checkout", "refund")
+CODES = ("code-1", "code-2")
+SEEN_AT_LEAST = {
+    *(f"append:{outcome}" for outcome in ("Landed", "Fenced", "Behind", "TooEarly", "Refused")),
+    *(f"create:{outcome}" for outcome in ("Landed", "Fenced", "Exists", "Refused")),
+    *(f"keep:{outcome}" for outcome in ("Landed", "Fenced", "Behind")),
+    *(f"end:{outcome}" for outcome in ("Landed", "Fenced", "Behind")),
+    *(f"park:{outcome}" for outcome in ("Landed", "Fenced", "Behind")),
+    *("pause:Landed", "repeat:Landed", "repeat:Fenced"),
+    *("queue:Created", "queue:Exists"),
+    *("post:accepted", "post:duplicate", "post:resting", "post:nobody"),
+    *("claim:nothing", "claim:due", "claim:orphan", "claim:alone", "claim:died", "claim:suspects wait"),
+    *("heartbeat:True", "heartbeat:False", "child:refused"),
+}
+
+
+class Driver:
+    """Does the same to both stores, and compares."""
+
+    def __init__(self, stores: Sequence[Store], clocks: Clocks, seed: int) -> None:
+        self.stores = stores
+        self.clocks = clocks
+        self.random = random.Random(seed)
+        self.seen: set[str] = set()
+        self.run_ids: list[str] = []
+        self.workers: list[WorkerKey] = []
+        self.handed_out = 0
+        self.old_writes: list[Append] = []
+        self.old_runs: list[RunRecord] = []
+
+    async def both(self, verb: str, *arguments: Any) -> Any:
+        """The answer that both give."""
+        expected, answer = [await getattr(store, verb)(*arguments) for store in self.stores]
+        assert expected == answer, verb
+        return expected
+
+    async def step(self) -> None:
+        """One random act, and a comparison of everything that can be seen."""
+        acts = (self.queue, self.claim, self.claim, self.write, self.write, self.write, self.post, self.live)
+        await self.random.choice(acts)()
+        self.clocks.advance(self.random.choice((0, 0.001, 0.001, 1)))
+        await self.compare()
+
+    async def compare(self) -> None:
+        """All that the stores show is equal."""
+        runs = await self.both("list", RunFilter(limit=1000))
+        await self.both("workers")
+        for worker_key in self.workers:
+            await self.both("pull", worker_key)
+        for run in self.random.sample(runs, min(3, len(runs))):
+            await self.both("get", run.run_id)
+            entries = await self.both("load", run.run_key)
+            verify_chain(entries, run_key=run.run_key, run_id=run.run_id, head=run.hash)
+        trouble = RunFilter(statuses=(Status.DEAD, Status.PAUSED), before=runs[0].run_key if runs else None, limit=5)
+        await self.both("list", trouble)
+
+    # --- acts -------------------------------------------------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """Workers come, renew, leave and die."""
+        act = self.random.choice(("enlist", "heartbeat", "heartbeat", "retire", "kill", "freeze"))
+        if act == "enlist" or not self.workers:
+            self.workers.append(await self.both("enlist", f"host:{len(self.workers)}", 15.0))
+            return
+        worker_key = self.random.choice(self.workers[-6:])
+        if act == "heartbeat":
+            self.note("heartbeat", await self.both("heartbeat", worker_key))
+        elif act == "retire":
+            await self.both("retire", worker_key)
+        elif act == "freeze":
+            self.clocks.advance(16)
+            for other in self.workers[-3:]:
+                await self.both("heartbeat", other)
+        elif any(each.worker_key == worker_key and each.alive for each in await self.stores[0].workers()):
+            for store in self.stores:
+                assert isinstance(store, MemoryStore | SQLiteStore)
+                store.kill(worker_key)
+
+    async def queue(self) -> None:
+        """Runs are started elsewhere."""
+        wake_at = self.random.choice((None, None, self.clocks.now() + 2_000_000))
+        runs = [self.new_run(self.some_id(), wake_at=wake_at) for _ in range(self.random.randint(1, 2))]
+        for answer in await self.both("create", runs):
+            self.note("queue", type(answer).__name__)
+
+    async def post(self) -> None:
+        """A message from outside."""
+        run_id = self.random.choice([*self.run_ids, "nobody"])
+        before = await self.stores[0].get(run_id)
+        after = await self.both("post", run_id, self.message(self.random.choice(("", "a", "b"))))
+        if before is None or after is None:
+            self.note("post", "nobody")
+        elif before.status.is_at_rest:
+            self.note("post", "resting")
+        else:
+            self.note("post", "accepted" if after.inbox_seq > before.inbox_seq else "duplicate")
+
+    async def claim(self) -> None:
+        """Some worker asks."""
+        if not self.workers:
+            return
+        known = {name: self.random.choice((*CODES, "code-1")) for name in WORKFLOWS[: self.random.choice((1, 2, 2))]}
+        alone = self.random.random() < 0.3
+        worker_key, run_max = self.random.choice(self.workers[-4:]), self.random.randint(0, 4)
+        claims = await self.both("claim", ClaimRequest(worker_key=worker_key, workflows=known, run_max=run_max, alone=alone))
+        for claimed in claims.runs:
+            self.note("claim", "orphan" if b"RunResumed" in claimed.entries[-1].events else "due")
+            if claimed.alone:
+                self.note("claim", "alone")
+        for what, found in (("nothing", not claims.runs), ("died", claims.died), ("suspects wait", claims.suspects_wait)):
+            if found:
+                self.note("claim", what)
+
+    async def write(self) -> None:
+        """A batch of writes: of owners, of zombies, repeated, confused."""
+        runs = await self.stores[0].list(RunFilter(limit=1000))
+        batch: list[tuple[str, Write]] = []
+        for _ in range(self.random.randint(1, 3)):
+            made = self.a_write(runs)
+            if made is not None:
+                batch.append(made)
+        outcomes = await self.both("commit", [write for _, write in batch])
+        for (kind, write), outcome in zip(batch, outcomes, strict=True):
+            self.note(kind, type(outcome).__name__)
+            if isinstance(write, Append):
+                self.old_writes = [*self.old_writes[-30:], write]
+        self.old_runs = [*self.old_runs[-30:], *self.random.sample(runs, min(2, len(runs)))]
+
+    # --- what is written --------------------------------------------------------------------------------------------------------
+
+    def a_write(self, runs: Sequence[RunRecord]) -> tuple[str, Write] | None:
+        """A write of some kind."""
+        kind = self.random.choice(("append", "append", "append", "create", "keep", "end", "park", "pause", "repeat"))
+        if kind == "create":
+            return self.a_first()
+        if kind == "repeat":
+            return (kind, self.random.choice(self.old_writes)) if self.old_writes else None
+        owned = [run for run in runs if run.worker_key is not None]
+        pool = owned if owned and self.random.random() < 0.9 else self.old_runs
+        if not pool:
+            return None
+        run = self.random.choice(pool)
+        run = replace(run, worker_key=run.worker_key or self.random.choice([*self.workers, 1]))
+        return kind, self.a_keep(run) if kind == "keep" else self.an_append(kind, run)
+
+    def an_append(self, kind: str, run: RunRecord) -> Append:
+        consumed = run.inbox_seq if self.random.random() < 0.6 else 0
+        wake_at = self.random.choice((None, self.clocks.now(), self.clocks.now() + 1_500_000))
+        key = f"0:{run.cursor}"
+        fields: dict[str, Any] = {"status": self.random.choice((Status.RUNNING, Status.COMPENSATING))}
+        event: Event = TimerFired(key)
+        if kind == "end":
+            event, status = self.random.choice(
+                (
+                    (RunSucceeded(Raw(b"1")), Status.SUCCEEDED),
+                    (RunFailed(ErrorRecord("E", "x")), Status.FAILED),
+                    (RunDied("worn"), Status.DEAD),
+                )
+            )
+            fields = {"status": status}
+        elif kind == "park":
+            fields = {"status": self.random.choice((Status.WAITING, Status.QUEUED)), "release": True, "wake_at": wake_at}
+        elif kind == "pause":
+            code = self.random.choice(("", *CODES))
+            event, fields = RunPaused("no", code), {"status": Status.PAUSED, "refused_by": code}
+        elif self.random.random() < 0.1:
+            fields["not_before"] = self.clocks.now() + self.random.choice((-1, 500_000))
+        fields |= self.some_effects(run, key)
+        version = run.version + self.random.choice((1, 1, 1, 1, 1, 1, 0, 2))
+        entry = seal(run.hash, run.run_key, version, run.epoch, max(run.updated_at, self.clocks.now()), True, [event])
+        return Append(entry=entry, worker_key=run.worker_key or 1, cursor=run.cursor + 1, consumed=consumed, step="s", **fields)
+
+    def some_effects(self, run: RunRecord, key: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        if self.random.random() < 0.2:
+            fields["attempts"] = (AttemptRecord(run_key=run.run_key, key=key, attempt=1, details=b"1"),)
+        if self.random.random() < 0.2:
+            fields["settled"] = (f"0:{run.cursor - 1}", "gone")
+        if self.random.random() < 0.2:
+            child_id = self.random.choice((f"{run.run_id}/{key}", f"{run.run_id}/{key}", self.some_id()))
+            child = self.new_run(child_id, parent_command=key)
+            fields["children"] = (replace(child, created=b"\xff") if self.random.random() < 0.1 else child,)
+            self.run_ids.append(child_id)
+            self.seen.add("child:started")
+        if self.random.random() < 0.2:
+            fields["posts"] = (Post(run_id=self.some_id(), message=self.message("")),)
+        return fields
+
+    def a_first(self) -> tuple[str, Write] | None:
+        if not self.workers:
+            return None
+        self.handed_out += 1
+        worker_key = self.random.choice(self.workers[-4:])
+        key = (worker_key << 32) + self.handed_out
+        new = self.new_run(self.some_id())
+        entry = seal(GENESIS, key, self.random.choice((1, 1, 1, 2)), 1, self.clocks.now(), True, [TimerFired("0:0")])
+        return "create", Append(entry=entry, worker_key=worker_key, status=Status.RUNNING, create=new)
+
+    def a_keep(self, run: RunRecord) -> Keep:
+        attempt = AttemptRecord(run_key=run.run_key, key=f"0:{run.cursor}", attempt=2, failures=1, due_at=5, error=b"{}")
+        release = self.random.random() < 0.5
+        return Keep(
+            run_key=run.run_key,
+            worker_key=run.worker_key or 1,
+            epoch=run.epoch,
+            attempts=(attempt,) if self.random.random() < 0.5 else (),
+            release=release,
+            status=self.random.choice((Status.WAITING, Status.QUEUED)),
+            wake_at=self.random.choice((None, self.clocks.now())),
+        )
+
+    def new_run(self, run_id: str, **fields: Any) -> NewRun:
+        created = encode_events([TimerFired("start")])
+        recoveries = self.random.choice((0, 1, 2, 20))
+        workflow = self.random.choice(WORKFLOWS)
+        return NewRun(run_id=run_id, workflow=workflow, code_version="1", created=created, max_recoveries=recoveries, **fields)
+
+    def message(self, dedupe: str) -> Message:
+        return Message(event=encode_event(TimerFired("0:1")), dedupe=dedupe)
+
+    def some_id(self) -> str:
+        if self.run_ids and self.random.random() < 0.25:
+            return self.random.choice(self.run_ids)
+        self.run_ids.append(f"order-{len(self.run_ids)}")
+        return self.run_ids[-1]
+
+    def note(self, verb: str, outcome: object) -> None:
+        self.seen.add(f"{verb}:{outcome}")
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_both_stores_answer_alike_and_stay_alike(tmp_path: Path, seed: int) -> None:
+    """Whatever is done to them, in any order; and the driver reaches every corner."""
+    clocks = Clocks()
+    memory = MemoryStore(now=clocks.now, monotonic=clocks.monotonic)
+    sqlite = SQLiteStore(tmp_path / "state.db", now=clocks.now, monotonic=clocks.monotonic)
+    for store in (memory, sqlite):
+        await store.open()
+    driver = Driver((memory, sqlite), clocks, seed)
+
+    for _ in range(STEPS):
+        await driver.step()
+    if any(b"ChildRefused" in each.event for run in memory._runs.values() for each in run.inbox):
+        driver.note("child", "refused")
+
+    assert set() == SEEN_AT_LEAST - driver.seen
+    await sqlite.close()
