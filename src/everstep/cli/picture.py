@@ -1,0 +1,201 @@
+"""One run as lines of text: what ``show`` prints and ``watch`` redraws. Pure; every line is inert."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from everstep.cli.glyphs import status_text
+from everstep.cli.inert import inert, inert_lines
+from everstep.cli.sentence import Circumstances, doing, summary
+from everstep.cli.story import How, Operation, Story, What
+from everstep.cli.words import clock, count, duration, iso, shortened
+from everstep.core.snapshots import Snapshot
+from everstep.records import ErrorRecord, Micros
+
+_SIGNS = {How.OPEN: "▶", How.DONE: "✓", How.FAILED: "✕", How.UNKNOWN: "◆", How.CANCELLED: "⊘"}
+OPERATIONS_SHOWN = 200
+NAME_WIDTH_MAX = 60
+
+
+class Picture(Struct, frozen=True, kw_only=True):
+    """Everything that is shown of a run.
+
+    Attributes:
+        snapshot: What it has.
+        story: What it did.
+        facts: What the journal does not say.
+        wide: Nothing is shortened: the reader is a program.
+    """
+
+    snapshot: Snapshot
+    story: Story
+    facts: Circumstances
+    wide: bool = False
+
+
+def lines(picture: Picture, *, steps_max: int = OPERATIONS_SHOWN) -> list[str]:
+    """Header, sentence, steps, error, in this order."""
+    snapshot, story, facts = picture.snapshot, picture.story, picture.facts
+    return [
+        inert(_header(snapshot, story, facts)),
+        inert(doing(story, facts)),
+        "",
+        *_operations(story, facts.now, None if picture.wide else steps_max),
+        *_error(story.error),
+        inert(_footer(snapshot, story, facts)),
+    ]
+
+
+def as_json(picture: Picture) -> dict[str, Any]:
+    """The same for programs, with the whole state."""
+    snapshot, story, facts = picture.snapshot, picture.story, picture.facts
+    error = None if snapshot.error is None else msgspec.to_builtins(snapshot.error)
+    return {
+        "run_id": snapshot.run_id,
+        "workflow": snapshot.workflow,
+        "code_version": snapshot.code_version,
+        "status": snapshot.status.value,
+        "version": snapshot.version,
+        "hash": snapshot.hash,
+        "doing": doing(story, facts),
+        "current_step": {"name": snapshot.current_step.name, "cursor": snapshot.current_step.cursor},
+        "recoveries": len(story.recoveries()),
+        "error": error,
+        "operations": [_operation_json(operation) for operation in story.operations],
+        "payload": snapshot.payload,
+    }
+
+
+def _header(snapshot: Snapshot, story: Story, facts: Circumstances) -> str:
+    version = shortened(snapshot.code_version, 12)
+    parts = [f"{snapshot.run_id}  {snapshot.workflow}@{version}  {status_text(snapshot.status)}"]
+    if facts.owner:
+        parts.append(f"on {facts.owner}")
+    recovered = story.recoveries()
+    if recovered:
+        last = recovered[-1]
+        times = f", {len(recovered)} times in all" if len(recovered) > 1 else ""
+        parts.append(f"(recovered from {last.previous}, {clock(last.at, facts.now)}{times})")
+    return "  ".join(parts)
+
+
+def _operations(story: Story, now: Micros, shown_max: int | None) -> list[str]:
+    operations = story.operations
+    hidden = 0 if shown_max is None else max(0, len(operations) - shown_max)
+    shown = operations[hidden:]
+    if not shown:
+        return []
+    width = min(NAME_WIDTH_MAX, max(len(inert(operation_name(operation))) for operation in shown))
+    before = [f" … {count(hidden, 'earlier operation')} not shown: --json prints all"] if hidden else []
+    return [*before, *(_operation(operation, now, width) for operation in shown), ""]
+
+
+def _operation(operation: Operation, now: Micros, width: int) -> str:
+    is_waiting = operation.how is How.OPEN and operation.what is not What.STEP
+    sign = "◷" if is_waiting else _SIGNS[operation.how]
+    name = inert(operation_name(operation))
+    return f" {sign} {name:<{width}}  {_length(operation, now):>8}  {inert(_remark(operation, now))}".rstrip()
+
+
+def operation_name(operation: Operation) -> str:
+    """What people call it."""
+    match operation.what:
+        case What.STEP:
+            return operation.name
+        case What.CHILD:
+            return f"{operation.name} (child)"
+        case What.TIMER:
+            return f"timer {duration((operation.due_at or 0) - operation.asked_at)}"
+
+
+def _length(operation: Operation, now: Micros) -> str:
+    return duration((operation.ended_at or now) - operation.asked_at)
+
+
+def _remark(operation: Operation, now: Micros) -> str:
+    attempts = f"{operation.attempt} attempts" if operation.attempt > 1 else ""
+    match operation.how:
+        case How.OPEN:
+            return _pending(operation, now)
+        case How.FAILED:
+            return " · ".join(filter(None, [attempts, summary(operation.error)]))
+        case How.UNKNOWN:
+            return "its worker died in it, and it must not be repeated"
+        case How.CANCELLED:
+            return "cancelled"
+        case How.DONE:
+            return attempts
+
+
+def _pending(operation: Operation, now: Micros) -> str:
+    match operation.what:
+        case What.TIMER:
+            left = (operation.due_at or 0) - now
+            return f"{duration(left)} left" if left > 0 else "due"
+        case What.CHILD:
+            return f"waiting for {operation.child_id}"
+        case What.STEP:
+            return "running"
+
+
+def _error(error: ErrorRecord | None, limit: int = 60) -> list[str]:
+    if error is None or error.type.startswith("everstep.errors.Run"):
+        return []  # The sentence has said it.
+    found: list[str] = []
+    cause: ErrorRecord | None = error
+    while cause is not None and len(found) < limit:
+        text = cause.traceback.rstrip() or f"{cause.type.removeprefix('builtins.')}: {cause.message}"
+        if cause.traceback and cause.message.partition("\n")[0] not in cause.traceback:
+            text += f"\n{cause.type.removeprefix('builtins.')}: {cause.message}"
+        found += ["caused by:"] * bool(found) + inert_lines(text)
+        cause = cause.cause
+    return [*(f"   {line}" for line in found[:limit]), ""]
+
+
+def _footer(snapshot: Snapshot, story: Story, facts: Circumstances) -> str:
+    created = story.created
+    started = story.takeovers[0].at if story.takeovers else None
+    parts = [count(story.event_count, "event"), f"version {snapshot.version}"]
+    if started is not None:
+        parts += [f"began {clock(started, facts.now)}", f"took {duration((story.ended_at or facts.now) - started)}"]
+    if created is not None and created.parent_run_id:
+        parts.append(f"child of {created.parent_run_id}")
+    if created is not None and created.tags:
+        parts.append(" ".join(f"{name}={value}" for name, value in sorted(created.tags.items())))
+    return " · ".join(parts)
+
+
+def _operation_json(operation: Operation) -> dict[str, Any]:
+    return {
+        "key": operation.key,
+        "what": operation.what.value,
+        "name": operation.name,
+        "how": operation.how.value,
+        "attempt": operation.attempt,
+        "asked_at": iso(operation.asked_at),
+        "ended_at": None if operation.ended_at is None else iso(operation.ended_at),
+        "due_at": None if operation.due_at is None else iso(operation.due_at),
+        "child_run_id": operation.child_id or None,
+        "source": operation.source,
+        "error": None if operation.error is None else msgspec.to_builtins(operation.error),
+    }
+
+
+def event_line(version: int, at: Micros, event: dict[str, Any], names: Mapping[str, str]) -> Sequence[str]:
+    """One event as cells: version, instant, kind, what it is about, detail.
+
+    Args:
+        version: Of its entry.
+        at: Of its entry.
+        event: As JSON.
+        names: Of operations, by key.
+    """
+    key = str(event.get("key", ""))
+    about = names.get(key, key) or str(event.get("worker") or event.get("workflow") or "")
+    error: dict[str, Any] | None = event.get("error")
+    detail = f"{error['type']}: {error['message']}" if error else str(event.get("reason") or "")
+    return (str(version), iso(at), str(event.get("event", "")), about, detail)

@@ -1,0 +1,185 @@
+"""
+"What is it doing?": one sentence about a run, with what to do next where somebody has to. Pure, derived from the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from everstep.cli.story import How, Operation, Story, What
+from everstep.cli.words import clock, count, duration
+from everstep.events import CancelRequested
+from everstep.records import ErrorRecord, Micros, Status
+
+
+class Circumstances(Struct, frozen=True, kw_only=True):
+    """What the journal does not say.
+
+    Attributes:
+        run_id: The run.
+        workflow: Its workflow.
+        status: Where it stands.
+        now: The store's clock.
+        wake_at: When a worker should look at it; None if only a message can wake it.
+        owner: Name of the worker that owns it; empty for none.
+        workers: How many workers are alive on this store; None if not known.
+    """
+
+    run_id: str
+    workflow: str
+    status: Status
+    now: Micros
+    wake_at: Micros | None = None
+    owner: str = ""
+    workers: int | None = None
+
+
+def doing(story: Story, facts: Circumstances) -> str:
+    """The sentence. Its text may hold what users wrote: make it inert before it is shown."""
+    match facts.status:
+        case Status.SUCCEEDED:
+            return f"Succeeded {_took(story)}with {count(_done(story), 'step')}."
+        case Status.CANCELLED:
+            return f"Cancelled{_because(story.error)}. Nothing more will happen."
+        case Status.FAILED:
+            return f"Failed{_where(story)}: {summary(_root(story))}. Fix the cause and start it again under another id."
+        case Status.DEAD:
+            return f"Given up: {_message(story.error)}"
+        case Status.PAUSED:
+            return f"Paused: {_message(story.error)}"
+        case _:
+            return _active(story, facts)
+
+
+def summary(error: ErrorRecord | None) -> str:
+    """An error in one line: type and first line of its message."""
+    if error is None:
+        return "no reason was recorded"
+    name = error.type.removeprefix("builtins.")
+    first = error.message.partition("\n")[0].rstrip(".")
+    return f"{name}: {first}" if first else name
+
+
+def _active(story: Story, facts: Circumstances) -> str:
+    cancel = _cancel(story)
+    if facts.status is Status.QUEUED and not story.takeovers:
+        return f"{cancel}Not begun: {_waits_for_worker(facts)}"
+    if not facts.owner and facts.wake_at is not None and facts.wake_at <= facts.now:
+        return f"{cancel}Due for {duration(facts.now - facts.wake_at)}: {_waits_for_worker(facts)}"
+    return cancel + _waits(story.still_open(), facts)
+
+
+def _waits(pending: Sequence[Operation], facts: Circumstances) -> str:
+    if not pending:
+        where = f" on {facts.owner}" if facts.owner else ""
+        return f"The workflow's code is being driven{where}." if facts.status is Status.RUNNING else "Waiting for a message."
+    steps = [operation for operation in pending if operation.what is What.STEP]
+    children = [operation for operation in pending if operation.what is What.CHILD]
+    timers = [operation for operation in pending if operation.what is What.TIMER]
+    if steps:
+        return _steps(steps, facts)
+    if children:
+        return _children(children, timers, facts)
+    return f"Waiting for {_timer(timers, facts)}."
+
+
+def _steps(steps: Sequence[Operation], facts: Circumstances) -> str:
+    names = _listed([step.name for step in steps])
+    verb = "is" if len(steps) == 1 else "are"
+    noun = "Step" if len(steps) == 1 else "Steps"
+    if not facts.owner and facts.wake_at is not None:
+        # Parked with a step open: only a retry delay does that.
+        return f"{noun} {names} {verb} between attempts: the next one in {duration(facts.wake_at - facts.now)}."
+    where = f" on {facts.owner}" if facts.owner else ""
+    since = duration(facts.now - min(step.asked_at for step in steps))
+    return f"{noun} {names} {verb} running{where}, asked for {since} ago."
+
+
+def _children(children: Sequence[Operation], timers: Sequence[Operation], facts: Circumstances) -> str:
+    limit = f", or {_timer(timers, facts)}" if timers else ""
+    if len(children) == 1:
+        child = children[0]
+        return f"Waiting for its child {child.child_id} ({child.name}){limit}. To see it: everstep show {child.child_id}"
+    return f"Waiting for {len(children)} children: {_listed([child.child_id for child in children])}{limit}."
+
+
+def _timer(timers: Sequence[Operation], facts: Circumstances) -> str:
+    due_at = min(timer.due_at or 0 for timer in timers)
+    left = due_at - facts.now
+    many = f" (the first of {len(timers)})" if len(timers) > 1 else ""
+    if left <= 0:
+        return f"a timer{many} that is due now"
+    return f"a timer{many}: {duration(left)} left, until {clock(due_at, facts.now)}"
+
+
+def _waits_for_worker(facts: Circumstances) -> str:
+    if facts.wake_at is not None and facts.wake_at > facts.now:
+        return f"it starts in {duration(facts.wake_at - facts.now)}, at {clock(facts.wake_at, facts.now)}."
+    if facts.workers == 0:
+        return f"no worker is alive on this store. Start one that knows {facts.workflow}: everstep worker MODULE"
+    return f"waiting for a worker that knows {facts.workflow} and has room."
+
+
+def _cancel(story: Story) -> str:
+    if story.cancel is None:
+        return ""
+    if isinstance(story.cancel, CancelRequested):
+        who = f" by {story.cancel.actor}" if story.cancel.actor else ""
+        why = f" ({story.cancel.reason})" if story.cancel.reason else ""
+        return f"Was asked to stop{who}{why} and cleans up. "
+    return "Outlived its time limit and cleans up. "
+
+
+def _failed(story: Story) -> Operation | None:
+    """The operation whose failure the workflow let through, if it was one."""
+    if story.error is None or not story.error.type.startswith("everstep.errors.Step"):
+        return None
+    failed = [operation for operation in story.work() if operation.how in (How.FAILED, How.UNKNOWN)]
+    return failed[-1] if failed else None
+
+
+def _root(story: Story) -> ErrorRecord | None:
+    """What the step raised says more than that the step failed."""
+    failed = _failed(story)
+    return failed.error if failed is not None and failed.error is not None else story.error
+
+
+def _where(story: Story) -> str:
+    failed = _failed(story)
+    if failed is None:
+        return ""
+    tries = f" after {count(failed.attempt, 'attempt')}" if failed.attempt > 1 else ""
+    source = f" ({failed.source})" if failed.source else ""
+    return f" at {failed.name}{source}{tries}"
+
+
+def _took(story: Story) -> str:
+    if story.ended_at is None or not story.takeovers:
+        return ""
+    return f"in {duration(story.ended_at - story.takeovers[0].at)} "
+
+
+def _done(story: Story) -> int:
+    return sum(operation.how is How.DONE for operation in story.work())
+
+
+def _because(error: ErrorRecord | None) -> str:
+    return f": {error.message}" if error is not None and error.message else ""
+
+
+def _message(error: ErrorRecord | None) -> str:
+    return error.message.partition("\n")[0] if error is not None and error.message else "no reason was recorded."
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [name if number == 1 else f"{name} (×{number})" for name, number in _counted(names[:1000])]
+    return ", ".join(shown) if len(shown) <= 5 else f"{', '.join(shown[:4])} and {len(shown) - 4} more"
+
+
+def _counted(names: Sequence[str]) -> list[tuple[str, int]]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return list(counts.items())

@@ -1,0 +1,72 @@
+"""
+A client for the length of one command.
+
+Verbs that only look at a store refuse one that is not there: making an empty database because of a typing error would hide the
+error, and leave a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from everstep.cli.faults import STORE, Refusal
+from everstep.client import Client
+from everstep.errors import StoreUnavailable
+from everstep.records import RunRecord, WorkerKey, WorkerRecord
+
+
+@asynccontextmanager
+async def connected(url: str, *, create: bool = False) -> AsyncGenerator[Client]:
+    """A client that is open, and closed at the end.
+
+    Args:
+        url: The store.
+        create: The command may create the store; otherwise it must be there.
+
+    Raises:
+        Refusal: There is no such store.
+        StoreError: It cannot be used.
+        InvalidStoreURL: The URL names none.
+    """
+    if not create:
+        _refuse_missing_file(url)
+    async with Client(url) as client:
+        yield client
+
+
+async def worker_names(client: Client) -> Mapping[WorkerKey, WorkerRecord]:
+    """The workers that are alive or still own runs, by key; empty if the store will not say now."""
+    try:
+        return {worker.worker_key: worker for worker in await client.workers()}
+    except StoreUnavailable:
+        return {}
+
+
+def owner_name(run: RunRecord, workers: Mapping[WorkerKey, WorkerRecord]) -> str:
+    """Who drives a run, if anybody living does."""
+    owner = workers.get(run.worker_key) if run.worker_key is not None else None
+    return owner.name if owner is not None and owner.alive else ""
+
+
+def _refuse_missing_file(url: str) -> None:
+    path = sqlite_file(url)
+    try:
+        missing = path is not None and not path.exists()
+    except OSError:
+        return  # Opening it will say what is wrong, in better words.
+    if missing:
+        raise Refusal(
+            f"there is no store at {path}. Nothing was created. "
+            "Start a run there first, or name another: --store URL or EVERSTEP_URL",
+            STORE,
+        )
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file that a URL names; None if it names something else, or nothing."""
+    from urllib.parse import unquote
+
+    scheme, _, path = url.partition(":///")
+    return Path(unquote(path)) if scheme == "sqlite" and path else None

@@ -1,0 +1,210 @@
+"""
+A journal as a person would tell it: which operations were asked for, when, and what became of each. Pure, a fold over events.
+
+The snapshot says what a run *has*; the story says what it *did* and what it waits for. Both are derived from the same entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TypeAlias, assert_never
+
+from msgspec import Struct
+
+from everstep.events import (
+    CancelRequested,
+    ChildCancelled,
+    ChildFailed,
+    ChildRefused,
+    ChildStarted,
+    ChildSucceeded,
+    DeadlinePassed,
+    Event,
+    RunCancelled,
+    RunClaimed,
+    RunCreated,
+    RunDied,
+    RunFailed,
+    RunPaused,
+    RunResumed,
+    RunSucceeded,
+    StepCancelled,
+    StepCompleted,
+    StepFailed,
+    StepOutcomeUnknown,
+    StepScheduled,
+    TimerCancelled,
+    TimerFired,
+    TimerStarted,
+)
+from everstep.records import ErrorRecord, Micros
+
+Dated: TypeAlias = tuple[Micros, Event]
+"""An event, and when the entry that holds it was made."""
+
+
+class What(StrEnum):
+    """Kinds of operations."""
+
+    STEP = "step"
+    TIMER = "timer"
+    CHILD = "child"
+
+
+class How(StrEnum):
+    """What became of an operation."""
+
+    OPEN = "open"
+    DONE = "done"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    CANCELLED = "cancelled"
+
+
+class Operation(Struct, kw_only=True):
+    """Something that the workflow asked for.
+
+    Attributes:
+        key: Its command key.
+        what: Kind.
+        name: Of the step or the child's workflow; of a timer, nothing.
+        asked_at: When.
+        source: Line of the user's code.
+        due_at: Of a timer: when it fires.
+        child_id: Of a child: its run.
+        how: What became of it.
+        ended_at: When that was known.
+        attempt: Which attempt brought the outcome.
+        error: Why it failed.
+    """
+
+    key: str
+    what: What
+    name: str = ""
+    asked_at: Micros = 0
+    source: str = ""
+    due_at: Micros | None = None
+    child_id: str = ""
+    how: How = How.OPEN
+    ended_at: Micros | None = None
+    attempt: int = 1
+    error: ErrorRecord | None = None
+
+
+class Takeover(Struct, frozen=True):
+    """A worker took the run: ``previous`` names the one that died, if one did."""
+
+    at: Micros
+    worker: str
+    previous: str = ""
+
+
+class Story(Struct, kw_only=True):
+    """See the module.
+
+    Attributes:
+        created: The start.
+        operations: In the order in which they were asked for.
+        takeovers: Every claim, oldest first.
+        cancel: The cancel that was asked for, if one was; a deadline counts.
+        error: Why it failed, paused or died, as far as the events go.
+        ended_at: When it came to rest.
+        event_count: How many events there are.
+    """
+
+    created: RunCreated | None = None
+    operations: list[Operation] = []
+    takeovers: list[Takeover] = []
+    cancel: CancelRequested | DeadlinePassed | None = None
+    error: ErrorRecord | None = None
+    ended_at: Micros | None = None
+    event_count: int = 0
+
+    def still_open(self) -> list[Operation]:
+        """What is asked for and not finished."""
+        return [operation for operation in self.operations if operation.how is How.OPEN]
+
+    def work(self) -> list[Operation]:
+        """Steps and children: what has an outcome of its own."""
+        return [operation for operation in self.operations if operation.what is not What.TIMER]
+
+    def recoveries(self) -> list[Takeover]:
+        """The claims that took the run over from a dead worker."""
+        return [takeover for takeover in self.takeovers if takeover.previous]
+
+
+def tell(events: Sequence[Dated]) -> Story:
+    """The story of a journal, or of its beginning."""
+    teller = _Teller()
+    for at, event in events:
+        teller.apply(event, at)
+    return teller.story
+
+
+class _Teller:
+    """The story that grows while events are applied."""
+
+    def __init__(self) -> None:
+        self.story = Story()
+        self._by_key: dict[str, Operation] = {}
+
+    def apply(self, event: Event, at: Micros) -> None:
+        story = self.story
+        story.event_count += 1
+        match event:
+            case RunCreated():
+                story.created = event
+            case RunClaimed(worker=worker):
+                self._taken(Takeover(at, worker))
+            case RunResumed(worker=worker, previous=previous):
+                self._taken(Takeover(at, worker, previous or "another worker"))
+            case StepScheduled(key=key, step=name, source=source):
+                self._asked(Operation(key=key, what=What.STEP, name=name, asked_at=at, source=source))
+            case ChildStarted(key=key, workflow=name, run_id=child_id, source=source):
+                self._asked(Operation(key=key, what=What.CHILD, name=name, asked_at=at, child_id=child_id, source=source))
+            case TimerStarted(key=key, due_at=due_at, source=source):
+                self._asked(Operation(key=key, what=What.TIMER, asked_at=at, due_at=due_at, source=source))
+            case StepCompleted(key=key, attempt=attempt):
+                self._settled(key, at, How.DONE, attempt=attempt)
+            case StepFailed(key=key, error=error, attempt=attempt):
+                self._settled(key, at, How.FAILED, attempt=attempt, error=error)
+            case ChildFailed(key=key, error=error):
+                self._settled(key, at, How.FAILED, error=error)
+            case ChildRefused(key=key, reason=reason):
+                self._settled(key, at, How.FAILED, error=ErrorRecord("everstep.errors.RunConflict", reason))
+            case StepOutcomeUnknown(key=key):
+                self._settled(key, at, How.UNKNOWN)
+            case ChildSucceeded(key=key) | TimerFired(key=key):
+                self._settled(key, at, How.DONE)
+            case StepCancelled(key=key) | TimerCancelled(key=key) | ChildCancelled(key=key):
+                self._settled(key, at, How.CANCELLED)
+            case CancelRequested() | DeadlinePassed():
+                story.cancel = story.cancel or event
+            case RunSucceeded():
+                story.ended_at = at
+            case RunFailed(error=error):
+                story.ended_at, story.error = at, error
+            case RunCancelled(reason=reason):
+                story.ended_at, story.error = at, ErrorRecord("everstep.errors.RunCancelled", reason)
+            case RunDied(reason=reason):
+                story.ended_at, story.error = at, ErrorRecord("everstep.errors.RunDead", reason)
+            case RunPaused(reason=reason):
+                story.error = ErrorRecord("everstep.errors.RunPaused", reason)
+            case _:
+                assert_never(event)
+
+    def _taken(self, takeover: Takeover) -> None:
+        # Whoever takes a run goes on with it: what stopped it before is history.
+        self.story.takeovers.append(takeover)
+        self.story.error = None
+
+    def _asked(self, operation: Operation) -> None:
+        self.story.operations.append(operation)
+        self._by_key[operation.key] = operation
+
+    def _settled(self, key: str, at: Micros, how: How, *, attempt: int = 1, error: ErrorRecord | None = None) -> None:
+        operation = self._by_key.get(key)
+        if operation is None or operation.how is not How.OPEN:
+            return  # A late outcome of something cancelled changes nothing.
+        operation.how, operation.ended_at, operation.attempt, operation.error = how, at, attempt, error
