@@ -9,9 +9,7 @@ engine fill the scopes in.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from datetime import datetime
 from random import Random
 from typing import Any, Protocol
@@ -45,34 +43,44 @@ class WorkflowScope(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class StepScope:
-    """One attempt of one step.
+class StepScope(Protocol):
+    """One attempt of one step, as its body sees it."""
 
-    Attributes:
-        run_id: Its run.
-        step: Its name.
-        key: Key of the command that asked for it.
-        attempt: Counted from 1; executions lost to a killed worker count too.
-        epoch: The run's fencing token, for receivers that can compare it.
-        deadline: When the attempt times out, or None.
-        last_details: JSON of the details that the last heartbeat of an earlier attempt left, or None.
-        beat: Called with JSON details (or None) for each heartbeat.
-    """
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def step(self) -> str:
+        """Its name."""
+        ...
 
-    run_id: str
-    step: str
-    key: str
-    attempt: int
-    epoch: int
-    deadline: datetime | None
-    last_details: bytes | None
-    beat: Callable[[bytes | None], None] = field(repr=False)
+    @property
+    def attempt(self) -> int:
+        """Counted from 1; executions lost to a killed worker count too."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """The run's fencing token, for receivers that can compare it."""
+        ...
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the attempt times out."""
+        ...
 
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt, and for no other step: give it to receivers that deduplicate."""
-        return f"{self.run_id}/{self.step}/{self.key}"
+        ...
+
+    @property
+    def last_details(self) -> bytes | None:
+        """JSON of the details that the last heartbeat of an earlier attempt left."""
+        ...
+
+    def beat(self, details: bytes | None) -> None:
+        """Take note of a heartbeat, with JSON details or without. Called from the body's thread."""
+        ...
 
 
 step_scope: ContextVar[StepScope | None] = ContextVar("everstep_step", default=None)

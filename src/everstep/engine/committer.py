@@ -106,17 +106,16 @@ class Committer:
 def take_group(pending: list[tuple[Write, Done]]) -> tuple[list[tuple[Write, Done]], list[tuple[Write, Done]]]:
     """Split what is pending into the next group and the rest: at most GROUP_MAX, and one write per run. Pure."""
     group: list[tuple[Write, Done]] = []
-    rest: list[tuple[Write, Done]] = []
+    later: list[tuple[Write, Done]] = []
     runs: set[RunKey] = set()
-    for item in pending:
-        run_key = run_key_of(item[0])
-        if run_key in runs or len(group) >= GROUP_MAX:
-            rest.append(item)
-        else:
-            group.append(item)
+    for seen, item in enumerate(pending):
+        if len(group) == GROUP_MAX:
+            return group, later + pending[seen:]
         # A later write of a run never overtakes an earlier one.
+        run_key = run_key_of(item[0])
+        (later if run_key in runs else group).append(item)
         runs.add(run_key)
-    return group, rest
+    return group, later
 
 
 def run_key_of(write: Write) -> RunKey:

@@ -30,14 +30,15 @@ async def _go_on(coro: Coroutine[Any, Any, None], waits_for: Any) -> None:
 @coroutine
 def _rest(coro: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
     # What the coroutine yielded before it had a task is yielded again, to the task; then everything is handed through.
+    sent: Any = None
     while True:
         try:
             sent = yield waits_for
         except BaseException as error:  # noqa: BLE001  # a cancel of the task belongs to the coroutine
-            resume, argument = coro.throw, error
+            failure: BaseException | None = error
         else:
-            resume, argument = coro.send, sent
+            failure = None
         try:
-            waits_for = resume(argument)
+            waits_for = coro.send(sent) if failure is None else coro.throw(failure)
         except StopIteration:
             return

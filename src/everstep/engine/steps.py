@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from msgspec import Raw
 
-from everstep.ambient import StepScope, step_scope
+from everstep.ambient import step_scope
 from everstep.codec import describe_error
 from everstep.core.program import Operation
 from everstep.definitions import Step
@@ -79,6 +79,9 @@ class ThreadPool:
         self.lost_count -= 1
 
 
+_UNSET = datetime.min.replace(tzinfo=UTC)
+
+
 class StepHost(Protocol):
     """Whom a step reports to: the driver of its run."""
 
@@ -106,12 +109,14 @@ class Tools:
         threads: The pool for plain functions.
         random: Source of jitter.
         base_context: Context that every body starts from: that of the program that opened the engine.
+        loop: The host's event loop.
     """
 
     now: Callable[[], Micros]
     threads: ThreadPool
     random: Random
     base_context: contextvars.Context
+    loop: asyncio.AbstractEventLoop
 
 
 class StepRun:
@@ -127,10 +132,12 @@ class StepRun:
         "_alarm",
         "_args",
         "_beat_at",
+        "_began_at",
         "_definition",
         "_expired",
         "_expiry",
         "_host",
+        "_inherited",
         "_is_stopped",
         "_plan",
         "_run_key",
@@ -159,6 +166,8 @@ class StepRun:
         self._expiry: asyncio.TimerHandle | None = None
         self._watcher: asyncio.TimerHandle | None = None
         self._beat_at = 0.0
+        self._began_at = _UNSET
+        self._inherited: bytes | None = None
         self._expired = ""
         self._is_stopped = False
 
@@ -197,6 +206,52 @@ class StepRun:
             details=plan.details,
         )
 
+    # --- what the body sees (StepScope) ---------------------------------------------------------------------------------------
+
+    @property
+    def run_id(self) -> str:
+        """Its run."""
+        return self._host.run_id
+
+    @property
+    def step(self) -> str:
+        """Its name."""
+        return self._definition.name
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that is being executed."""
+        return self._plan.attempt
+
+    @property
+    def epoch(self) -> int:
+        """The run's fencing token."""
+        return self._host.epoch
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the attempt times out."""
+        timeout = self._definition.timeout
+        return None if timeout is None else self._began_at + timedelta(seconds=timeout)
+
+    @property
+    def idempotency_key(self) -> str:
+        """Of the step, not of the attempt."""
+        return f"{self._host.run_id}/{self._definition.name}/{self.key}"
+
+    @property
+    def last_details(self) -> bytes | None:
+        """What the last heartbeat of an earlier attempt left."""
+        return self._inherited
+
+    def beat(self, details: bytes | None) -> None:
+        """A heartbeat, possibly from another thread."""
+        self._beat_at = time.monotonic()
+        if details is not None:
+            plan = self._plan
+            self._plan = Plan(attempt=plan.attempt, failures=plan.failures, details=details)
+            self.is_dirty = True
+
     # --- one attempt ----------------------------------------------------------------------------------------------------------
 
     def _launch(self) -> None:
@@ -204,14 +259,15 @@ class StepRun:
         if self._plan.due_at is not None:
             self._plan = Plan(attempt=self._plan.attempt, failures=self._plan.failures, details=self._plan.details)
         # A context of its own: what one body sets must not reach the next, which may be started from inside it.
-        self._task = asyncio.get_running_loop().create_task(self._attempt(), context=self._tools.base_context.copy())
+        self._task = asyncio.Task(self._attempt(), loop=self._tools.loop, context=self._tools.base_context.copy())
 
     async def _attempt(self) -> None:
         definition = self._definition
         self._expired = ""
+        self._inherited = self._plan.details
         if definition.timeout is not None or definition.heartbeat_timeout is not None:
             self._arm()
-        step_scope.set(self._scope())
+        step_scope.set(self)
         try:
             args, kwargs = definition.arguments.decode(self._args)
             if definition.is_async:
@@ -258,22 +314,9 @@ class StepRun:
 
     # --- limits ---------------------------------------------------------------------------------------------------------------
 
-    def _scope(self) -> StepScope:
-        timeout = self._definition.timeout
-        return StepScope(
-            run_id=self._host.run_id,
-            step=self._definition.name,
-            key=self.key,
-            attempt=self._plan.attempt,
-            epoch=self._host.epoch,
-            deadline=None if timeout is None else datetime.now(UTC) + timedelta(seconds=timeout),
-            last_details=self._plan.details,
-            beat=self._beat,
-        )
-
     def _arm(self) -> None:
-        definition, loop = self._definition, asyncio.get_running_loop()
-        self._beat_at = time.monotonic()
+        definition, loop = self._definition, self._tools.loop
+        self._began_at, self._beat_at = datetime.now(UTC), time.monotonic()
         if definition.timeout is not None:
             why = f"step {definition.name} took longer than {definition.timeout:g} s"
             self._expiry = loop.call_later(definition.timeout, self._expire, why)
@@ -282,12 +325,11 @@ class StepRun:
 
     def _watch(self, seconds: float) -> None:
         """Look for heartbeats. They only leave a time behind, because they may come from a thread."""
-        loop = asyncio.get_running_loop()
         left = self._beat_at + seconds - time.monotonic()
         if left <= 0:
             self._expire(f"step {self._definition.name} gave no heartbeat for {seconds:g} s")
         else:
-            self._watcher = loop.call_later(left, self._watch, seconds)
+            self._watcher = self._tools.loop.call_later(left, self._watch, seconds)
 
     def _expire(self, why: str) -> None:
         self._expired = why
@@ -301,10 +343,3 @@ class StepRun:
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None
-
-    def _beat(self, details: bytes | None) -> None:
-        self._beat_at = time.monotonic()
-        if details is not None:
-            plan = self._plan
-            self._plan = Plan(attempt=plan.attempt, failures=plan.failures, details=details)
-            self.is_dirty = True

@@ -56,7 +56,7 @@ class Worker:
     ) -> None:
         self.store = store
         self.active: dict[RunKey, Driver] = {}
-        self.tools = Tools(store.now, ThreadPool(thread_max), random, contextvars.copy_context())
+        self.tools = Tools(store.now, ThreadPool(thread_max), random, contextvars.copy_context(), asyncio.get_running_loop())
         self.committer = Committer(store, random)
         self.worker_key = 0
         self.name = f"{socket.gethostname()}:{os.getpid()}"
