@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, Literal, Protocol, TypeVar, get_args, overload
 
 import msgspec
 from msgspec import Struct
@@ -37,6 +38,7 @@ from everstep.events import (
     RunCreated,
     RunDied,
     RunFailed as RunFailedEvent,
+    RunPaused as RunPausedEvent,
     RunSucceeded,
     decode_events,
     encode_event,
@@ -85,6 +87,13 @@ class Ending(Protocol):
     def step(self) -> str: ...
     @property
     def outcome(self) -> bytes | None: ...
+
+
+class _Paused(Struct, frozen=True):
+    run_id: str
+    status: Status
+    step: str
+    outcome: bytes | None
 
 
 class Handle(Generic[R_co]):
@@ -213,12 +222,12 @@ class Client:
             UsageError: The call or an option is wrong.
             StoreUnavailable: Unknown whether it was started; start it again with the same id.
         """
-        await self.open()
-        created = self._describe(call, id, tags, timeout)
-        workflow = _workflow_of(call)
-        [answer] = await self.store.create([new_run(created, workflow, wake_at=self._due(delay))])
-        if not isinstance(answer, Created):
-            check_joinable(answer.run, created, on_conflict)
+        with closing_if_refused(call):
+            await self.open()
+            created = self._describe(call, id, tags, timeout, on_conflict)
+            workflow = _workflow_of(call)
+            wake_at = self._due(delay)
+        await self._create(new_run(created, workflow, wake_at=wake_at), created, on_conflict)
         return Handle(self, created.run_id, workflow)
 
     @overload
@@ -267,8 +276,10 @@ class Client:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             run = await self.get(run_id)
-            if run.status.is_at_rest or run.status is Status.PAUSED:
+            if run.status.is_at_rest:
                 return run
+            if run.status is Status.PAUSED:
+                return await self._pause_of(run)
             left = POLL_SECONDS_MAX if deadline is None else min(POLL_SECONDS_MAX, deadline - time.monotonic())
             if left <= 0:
                 raise RunTimeout(
@@ -278,6 +289,11 @@ class Client:
                 )
             await self._wait_for_change(run_id, left)
 
+    async def _pause_of(self, run: RunRecord) -> Ending:
+        """A paused run with the entry that paused it."""
+        entries = await self.store.load(run.run_key, run.version)
+        return _Paused(run.run_id, run.status, run.step, entries[-1].events if entries else None)
+
     async def _wait_for_change(self, run_id: str, timeout: float) -> None:
         """Wait until the run may have changed. Engines override this: they know more."""
         await self.store.wait_for_work(None, timeout)
@@ -286,10 +302,25 @@ class Client:
         """A message was posted to a run. Engines override this."""
 
     def _describe(
-        self, call: Call[Any], run_id: str | None, tags: Mapping[str, str] | None, timeout: float | None
+        self,
+        call: Call[Any],
+        run_id: str | None,
+        tags: Mapping[str, str] | None,
+        timeout: float | None,
+        on_conflict: OnConflict,
     ) -> RunCreated:
+        if on_conflict not in get_args(OnConflict):
+            raise UsageError(f"on_conflict={on_conflict!r} is not known. Nothing was started. Give 'join' or 'raise'.")
+        if timeout is not None and not 0 < timeout < float("inf"):
+            raise UsageError(f"timeout={timeout!r}: give a positive number of seconds, or None for no limit. Nothing was started.")
         checked = new_run_id() if run_id is None else check_run_id(run_id)
         return describe_start(call, checked, os.urandom(16), self.store.now(), tags or {}, timeout)
+
+    async def _create(self, new: NewRun, created: RunCreated, on_conflict: OnConflict) -> None:
+        """Queue a run, or see whether the one that has its id may be joined."""
+        [answer] = await self.store.create([new])
+        if not isinstance(answer, Created):
+            check_joinable(answer.run, created, on_conflict)
 
     def _due(self, delay: float) -> Micros | None:
         if not 0 <= delay < float("inf"):
@@ -346,6 +377,16 @@ def new_run(created: RunCreated, workflow: Workflow[..., Any], *, wake_at: Micro
     )
 
 
+@contextmanager
+def closing_if_refused(call: Call[Any]) -> Iterator[None]:
+    """A call that is refused with an error needs no warning that it was never started."""
+    try:
+        yield
+    except BaseException:
+        call.close()
+        raise
+
+
 def check_joinable(existing: RunRecord, requested: RunCreated, on_conflict: OnConflict) -> None:
     """Return if a start may join an existing run, else raise RunConflict."""
     refuse_conflict(first_event(existing.created), requested)
@@ -369,7 +410,7 @@ def _readable(entry: Entry, run_id: str) -> HistoryEntry:
 
 def _result_of(run: Ending, workflow: Workflow[..., Any] | None) -> Any:
     """The result of a run that cannot go further by itself, or the error that says why there is none."""
-    last = decode_events(run.outcome)[-1] if run.outcome else None
+    last = _last_event(run)
     match last:
         case RunSucceeded(result=result):
             return workflow.result.decode(result) if workflow else msgspec.json.decode(result)
@@ -380,12 +421,23 @@ def _result_of(run: Ending, workflow: Workflow[..., Any] | None) -> Any:
             raise RunCancelled(f"run {run.run_id} was cancelled{because}. It has no result.", run_id=run.run_id)
         case RunDied(reason=reason):
             raise RunDead(f"run {run.run_id} was given up: {reason}", run_id=run.run_id)
+        case RunPausedEvent(reason=reason):
+            raise RunPaused(
+                f"run {run.run_id} is paused: {reason}\nWhat it did so far is kept: everstep show {run.run_id}", run_id=run.run_id
+            )
         case _:
             raise RunPaused(
-                f"run {run.run_id} is paused and will not go on by itself. What it did so far is kept. "
-                f"See why: everstep show {run.run_id}",
+                f"run {run.run_id} is paused and will not go on by itself; its last entry cannot be read. What it did so far is "
+                f"kept. See its history: everstep show {run.run_id}",
                 run_id=run.run_id,
             )
+
+
+def _last_event(run: Ending) -> Event | None:
+    try:
+        return decode_events(run.outcome)[-1] if run.outcome else None
+    except (msgspec.MsgspecError, IndexError):
+        return None
 
 
 def _failure(run: Ending, record: ErrorRecord) -> RunFailed | RunTimeout:

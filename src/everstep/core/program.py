@@ -75,6 +75,8 @@ _TIMER_SECONDS_MAX = 100 * 365.25 * 86400
 class Operation(ReplayFuture[Any]):
     """A step or child run that the code asked for, as the future that it awaits."""
 
+    carries_result = True
+
     def __init__(self, program: Program, event: StepScheduled | ChildStarted, call: Call[Any]) -> None:
         super().__init__(loop=program.loop)
         self._program = program
@@ -107,6 +109,7 @@ class Program:
         operations: Steps and children that are not finished, by key.
         timers: Timers that have not fired, by key.
         issued: Commands of the current activation, live.
+        children: Workflows of the children among them, by key; also of those that were given up again at once.
         ending: How the run ended, once it has.
         cancel_requested: The cancel that arrived, if one did.
         divergence: The first mismatch between code and journal; the program is useless from then on.
@@ -123,6 +126,7 @@ class Program:
         self.operations: dict[str, Operation] = {}
         self.timers: dict[str, Timer] = {}
         self.issued: list[CommandEvent] = []
+        self.children: dict[str, Workflow[..., Any]] = {}
         self.ending: Ending | None = None
         self.cancel_requested: CancelRequested | DeadlinePassed | None = None
         self.divergence: NondeterminismError | None = None
@@ -144,7 +148,7 @@ class Program:
     def activate(self, inputs: Iterable[Input], at: Micros, version: int) -> list[CommandEvent]:
         """Go on live: apply the inputs, run the code as far as it goes, and return what it asks for."""
         self._expected = None
-        self.issued = []
+        self.issued, self.children = [], {}
         self._run(inputs, at, version)
         return self.issued
 
@@ -197,7 +201,9 @@ class Program:
                 case CancelRequested(reason=reason):
                     return RunCancelled(reason)
                 case DeadlinePassed():
-                    return RunFailed(ErrorRecord("everstep.errors.RunTimeout", f"the run took longer than {self.workflow.timeout:g} s"))
+                    limit = 0 if self._created is None else self._created.deadline_at or 0
+                    ended = _EPOCH + timedelta(microseconds=limit)
+                    return RunFailed(ErrorRecord("everstep.errors.RunTimeout", f"the run's time limit ended at {ended}"))
                 case None:
                     return RunFailed(describe_error(error))
         except BaseException as error:  # noqa: BLE001  # whatever user code raised is the run's outcome, SystemExit included
@@ -292,6 +298,7 @@ class Program:
         else:
             child_id = child_run_id(self.run_id, key)
             event = ChildStarted(key, child_id, definition.name, Raw(args), digest, call.source)
+            self.children[key] = definition
         operation = Operation(self, self._record(event), call)
         self.operations[key] = operation
         self.step = definition.name

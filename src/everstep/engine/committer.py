@@ -59,6 +59,12 @@ class Committer:
         while self._pending or self._is_flushing:
             await (asyncio.sleep(0) if self._task is None else asyncio.wait([self._task]))
 
+    def close(self) -> None:
+        """Stop trying. Whoever submitted what is left hears no more of it."""
+        self._pending.clear()
+        if self._task is not None:
+            self._task.cancel()
+
     def _begin_flush(self) -> None:
         if self._pending and not self._is_flushing:
             self._is_flushing = True

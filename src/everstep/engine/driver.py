@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,6 +28,7 @@ import msgspec
 from everstep.client import new_run
 from everstep.core.execution import Activation, Execution
 from everstep.core.program import Operation
+from everstep.core.starting import first_event
 from everstep.core.transitions import Happened, next_status
 from everstep.definitions import Workflow
 from everstep.engine.alarms import Alarm
@@ -74,7 +75,8 @@ PARK_SECONDS = 1.0
 TOO_EARLY_SECONDS = 0.05
 NEVER: Micros = 1 << 62
 """Only a message can wake the run."""
-BY_MESSAGE = (CancelRequested, ChildSucceeded, ChildFailed, ChildRefused)
+STEP_OUTCOMES = (StepCompleted, StepFailed, StepOutcomeUnknown)
+"""Inputs that exist nowhere but in memory until an entry has them: messages stay in the inbox, alarms ring again."""
 
 _HAPPENED = {RunSucceeded: Happened.SUCCEEDED, RunFailed: Happened.FAILED, RunCancelled: Happened.CANCELLED}
 
@@ -124,10 +126,6 @@ class DriverHost(Protocol):
         """Other runs have become due."""
         ...
 
-    def reload(self, driver: Driver, inputs: Sequence[Input]) -> None:
-        """Drop this memory and drive the run anew from its journal."""
-        ...
-
 
 @dataclass(slots=True)
 class Facts:
@@ -154,11 +152,9 @@ class Facts:
     create: NewRun | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, run: RunRecord, created: RunCreated) -> Facts:
-        """The facts of a run that was claimed."""
-        return cls(
-            run.run_key, run.run_id, run.version, run.hash, run.updated_at, run.inbox_done, created.deadline_at
-        )
+    def of(cls, run: RunRecord) -> Facts:
+        """The facts of a run that was claimed; its time limit is read from the journal once that has been verified."""
+        return cls(run.run_key, run.run_id, run.version, run.hash, run.updated_at, run.inbox_done)
 
 
 class Driver:
@@ -180,13 +176,14 @@ class Driver:
         self._program = execution.program
         self._inputs: list[Input] = []
         self._applied: Sequence[Input] = ()
-        self._applied_consumed = facts.consumed
+        self._landed_consumed = facts.consumed
         self._in_flight = False
         self._is_over = False
         self._steps: dict[str, StepRun] = {}
         self._alarms: dict[str, Alarm] = {}
         self._deadline: Alarm | None = None
         self._kept: set[str] = set()
+        self._unreadable = ""
 
     @property
     def run_id(self) -> str:
@@ -240,8 +237,12 @@ class Driver:
         except Exception as error:
             self._pause_for_other_code(error)
             return
-        self._continue({row.key: row for row in rows})
+        self.facts.deadline_at = first_event(entries[0].events).deadline_at
+        # Nothing is activated before all is started again: what is known at once (an unknown outcome, the inbox) waits for that.
+        self._in_flight = True
+        self._continue({row.key: row for row in rows}, outcomes_not_seen(entries))
         self.receive(inbox)
+        self._in_flight = False
         self._go(even_without_inputs=self._execution.must_activate)
         self._park_if_waiting()
 
@@ -251,16 +252,17 @@ class Driver:
             self._inputs.append(event)
             self._go()
 
-    def redeliver(self, inputs: Sequence[Input]) -> None:
-        """Inputs that an entry which did not land had taken."""
-        self._inputs.extend(inputs)
-
     def receive(self, messages: Sequence[Message]) -> None:
         """Messages of the inbox; those known already are ignored."""
         for message in messages:
             if message.seq > self.facts.consumed and not self._is_over:
                 self.facts.consumed = message.seq
-                event = decode_event(message.event)
+                try:
+                    event = decode_event(message.event)
+                except msgspec.MsgspecError as error:
+                    self._unreadable = f"corrupt: message {message.seq} of its inbox cannot be read: {error}"
+                    self._go()
+                    return
                 self.deliver(event)  # type: ignore[arg-type]  # only inputs are ever posted
 
     # --- leaving -------------------------------------------------------------------------------------------------------------------
@@ -296,10 +298,15 @@ class Driver:
     # --- the loop --------------------------------------------------------------------------------------------------------------------
 
     def _go(self, *, even_without_inputs: bool = False) -> None:
-        if self._in_flight or self._is_over or not (self._inputs or even_without_inputs):
+        if self._in_flight or self._is_over:
             return
-        inputs, self._inputs = self._inputs, []
-        self._applied, self._applied_consumed = inputs, self.facts.consumed
+        if self._unreadable:
+            self._pause(self._unreadable)
+            return
+        inputs, self._inputs = [event for event in self._inputs if self._is_wanted(event)], []
+        if not (inputs or even_without_inputs):
+            return
+        self._applied = inputs
         try:
             activation = self._execution.activate(inputs, self._host.tools.now())
         except Exception as error:
@@ -309,7 +316,19 @@ class Driver:
             return
         self._submit(activation, self._append(activation))
 
+    def _is_wanted(self, event: Input) -> bool:
+        """False for what the code gave up while the event was on its way: a timer or a step that it cancelled."""
+        match event:
+            case TimerFired(key=key):
+                return key in self._program.timers
+            case StepCompleted() | StepFailed() | StepOutcomeUnknown():
+                return event.key in self._program.operations
+            case _:
+                return True
+
     def _submit(self, activation: Activation, append: Append) -> None:
+        if self._is_over:
+            return
         self._in_flight = True
         # Alone and with nothing else running, nobody can join this commit: waiting for the end of the turn would only cost a turn.
         at_once = not self._steps and self._host.is_lone
@@ -325,10 +344,10 @@ class Driver:
 
     def _act_on(self, activation: Activation, append: Append, outcome: Outcome) -> None:
         self._in_flight = False
+        if append.create is not None and not isinstance(outcome, TooEarly | Behind) and not self.started.done():
+            self.started.set_result(outcome)  # Also when the run is no longer ours: whoever started it wants to know.
         if self._is_over:
             return
-        if append.create is not None and not isinstance(outcome, TooEarly | Behind):
-            self.started.set_result(outcome)
         match outcome:
             case Landed():
                 self._landed(activation, append)
@@ -339,7 +358,7 @@ class Driver:
                 self._submit(activation, msgspec.structs.replace(append, release=False, status=Status.RUNNING, wake_at=None))
             case Behind():
                 # It wanted to end with messages unread. The entry is gone; the journal and what arrived since decide anew.
-                self._leave_for_reload()
+                self._start_over()
             case TooEarly():
                 loop = asyncio.get_running_loop()
                 self._in_flight = True
@@ -347,12 +366,14 @@ class Driver:
             case Refused() if append.create is not None:
                 self.abandon()
             case Refused(reason=reason):
+                self._applied = ()  # It may be what was too large.
                 self._pause(reason)
 
     def _landed(self, activation: Activation, append: Append) -> None:
         entry = activation.entry
         facts = self.facts
         facts.version, facts.hash, facts.at, facts.create = entry.version, entry.hash, entry.at, None
+        self._landed_consumed, self._applied = append.consumed, ()
         self._kept.difference_update(append.settled)
         self._host.progressed(self)
         if append.children or append.posts:
@@ -389,10 +410,12 @@ class Driver:
                     pass  # The child, or the message to it, was part of the entry.
         self._watch_deadline()
 
-    def _continue(self, rows: dict[str, AttemptRecord]) -> None:
+    def _continue(self, rows: dict[str, AttemptRecord], ended: Container[str]) -> None:
         """After a replay: start again whatever the journal leaves open."""
         self._kept.update(rows)
         for key, operation in list(self._program.operations.items()):
+            if key in ended:
+                continue
             if isinstance(operation.event, StepScheduled):
                 self._start_step(operation, rows.get(key))
             else:
@@ -524,7 +547,7 @@ class Driver:
             run_key=self.facts.run_key,
             worker_key=self._host.worker_key,
             epoch=self.epoch,
-            consumed=self._applied_consumed,
+            consumed=self._landed_consumed,
             attempts=rows,
             release=release,
             status=status,
@@ -532,8 +555,11 @@ class Driver:
         )
 
     def _kept_rows(self, outcome: Outcome) -> None:
-        if isinstance(outcome, Fenced) and not self._is_over:
+        if isinstance(outcome, Fenced):
             self.abandon()
+        else:
+            # A retry that began to wait while an entry was in flight could not park the run with it.
+            self._park_if_waiting()
 
     def _settled(self, activation: Activation) -> tuple[str, ...]:
         ended = [e.key for e in self._applied if isinstance(e, StepCompleted | StepFailed | StepOutcomeUnknown)]
@@ -541,8 +567,7 @@ class Driver:
         return tuple(key for key in ended if key in self._kept)
 
     def _child(self, command: ChildStarted) -> NewRun:
-        definition = self._program.operations[command.key].definition
-        assert isinstance(definition, Workflow)
+        definition = self._program.children[command.key]
         self._host.learn(definition)
         now = self._host.tools.now()
         created = RunCreated(
@@ -575,35 +600,53 @@ class Driver:
         self._pause(reason, refused_by=self._program.workflow.fingerprint)
 
     def _pause(self, reason: str, *, refused_by: str = "") -> None:
-        """Append the verdict after the newest entry that has landed; nothing was executed since."""
-        facts, verdict = self.facts, RunPaused(reason, refused_by)
-        at = max(facts.at, self._host.tools.now())
-        entry = seal(facts.hash, facts.run_key, facts.version + 1, self.epoch, at, False, [verdict])
+        """Append the verdict after the newest entry that has landed."""
+        verdict = RunPaused(reason, refused_by)
+
+        def left(append: Append, outcome: Outcome) -> None:
+            if isinstance(outcome, Landed):
+                logger.error("run %s is paused: %s", self.run_id, reason)
+                self._leave(Ended(self.run_id, Status.PAUSED, append.step, append.entry.events), None)
+            else:
+                self._leave(None, None)
+
+        self._stop_with([verdict], Status.PAUSED, refused_by, left)
+
+    def _start_over(self) -> None:
+        """Drop this memory, and let the run be claimed and replayed anew, by anybody."""
+        self._stop_with([], Status.QUEUED, "", lambda append, _: self._leave(None, append.wake_at))
+
+    def _stop_with(
+        self, verdict: list[Event], status: Status, refused_by: str, done: Callable[[Append, Outcome], None]
+    ) -> None:
+        """Give the run back with an entry that no code has seen: outcomes of steps that no entry has yet, and a verdict."""
+        facts, now = self.facts, self._host.tools.now()
+        outcomes = [event for event in (*self._applied, *self._inputs) if isinstance(event, STEP_OUTCOMES)]
+        rows = tuple(step.record(to_resume=True) for step in self._steps.values())
+        entry = seal(
+            facts.hash, facts.run_key, facts.version + 1, self.epoch, max(facts.at, now), False, [*outcomes, *verdict]
+        )
         append = Append(
             entry=entry,
             worker_key=self._host.worker_key,
-            status=Status.PAUSED,
+            status=status,
             step=self._program.step,
             cursor=self._program.cursor,
-            consumed=self._applied_consumed,
+            consumed=self._landed_consumed,
             release=True,
+            wake_at=None if verdict else now,
+            attempts=rows,
+            settled=tuple(event.key for event in outcomes),
             refused_by=refused_by,
         )
         self._stop_everything()
         self._is_over = True
-        self._host.committer.submit(append, lambda _: self._left_paused(append))
 
-    def _left_paused(self, append: Append) -> None:
-        logger.error("run %s is paused: %s", self.run_id, _reason_of(append.entry))
-        self._is_over = False
-        self._leave(Ended(self.run_id, Status.PAUSED, append.step, append.entry.events), None)
+        def answered(outcome: Outcome) -> None:
+            self._is_over = False
+            done(append, outcome)
 
-    def _leave_for_reload(self) -> None:
-        # What came by message is still in the inbox.
-        inputs = [event for event in self._applied if not isinstance(event, BY_MESSAGE)]
-        self._stop_everything()
-        self._is_over = True
-        self._host.reload(self, inputs)
+        self._host.committer.submit(append, answered)
 
     def _leave(self, ended: Ended | None, wake_at: Micros | None) -> None:
         if self._is_over:
@@ -626,6 +669,11 @@ class Driver:
         self._program.evict()
 
 
-def _reason_of(entry: Entry) -> str:
-    events: list[Event] = entry.decoded()
-    return getattr(events[-1], "reason", "")
+def outcomes_not_seen(entries: Sequence[Entry]) -> set[str]:
+    """Keys of steps whose outcome is in the journal, in an entry that no code has run on. Pure."""
+    keys: set[str] = set()
+    for entry in reversed(entries):
+        if entry.drained:
+            break
+        keys.update(event.key for event in entry.decoded() if isinstance(event, STEP_OUTCOMES))
+    return keys

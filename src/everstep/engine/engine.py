@@ -12,13 +12,13 @@ import random
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from everstep.client import Client, Ending, Handle, OnConflict, check_joinable, new_run
+from everstep.client import Client, Ending, Handle, OnConflict, check_joinable, closing_if_refused, new_run
 from everstep.definitions import Call, Registry, Workflow
 from everstep.engine.driver import Driver, Ended
 from everstep.engine.worker import Worker
 from everstep.errors import EngineClosed, PayloadTooLarge, UsageError
 from everstep.records import RunRecord
-from everstep.stores.base import LEASE_SECONDS_DEFAULT, Exists, Refused, Store
+from everstep.stores.base import LEASE_SECONDS_DEFAULT, Exists, Fenced, Refused, Store
 
 R = TypeVar("R")
 
@@ -63,6 +63,7 @@ class Engine(Client):
         self._worker: Worker | None = None
         self._is_closed = False
         self._drained: asyncio.Event | None = None
+        self._life = asyncio.Lock()
 
     async def __aenter__(self) -> Engine:
         await self.open()
@@ -75,29 +76,33 @@ class Engine(Client):
             EngineClosed: It was closed. Make a new one.
             StoreUnavailable, SchemaMismatch: The store cannot be used.
         """
-        if self._is_closed:
-            raise EngineClosed("this engine was closed. Nothing was done. Make a new Engine.")
+        self._check_not_closed()
         if self._worker is not None:
             return
-        await super().open()
-        worker = Worker(
-            self.store,
-            self.registry,
-            run_max=self._concurrency,
-            thread_max=self._threads,
-            lease_seconds=self._lease_seconds,
-            random=random.Random(),
-        )
-        await worker.start()
-        self._worker = worker
+        async with self._life:
+            self._check_not_closed()
+            if self._worker is not None:
+                return
+            await super().open()
+            worker = Worker(
+                self.store,
+                self.registry,
+                run_max=self._concurrency,
+                thread_max=self._threads,
+                lease_seconds=self._lease_seconds,
+                random=random.Random(),
+            )
+            await worker.start()
+            self._worker = worker
 
     async def close(self) -> None:
         """Stop driving: running steps get a moment to finish, then every run is handed back as it stands. Safe to repeat."""
         self._is_closed = True
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            await worker.stop(self._grace)
-        await super().close()
+        async with self._life:
+            worker, self._worker = self._worker, None
+            if worker is not None:
+                await worker.stop(self._grace)
+            await super().close()
 
     async def serve(self) -> None:
         """Drive runs until ``drain`` is called."""
@@ -123,25 +128,36 @@ class Engine(Client):
         on_conflict: OnConflict = "join",
     ) -> Handle[R]:
         """Start a run, or join the one that has this id: see ``Client.start``. It begins here at once if there is room."""
-        worker = await self._opened_worker()
-        if isinstance(call.definition, Workflow):
-            self.registry.add(call.definition)
-        if delay or not worker.can_start_here or worker.driver_of(id or "") is not None:
-            handle = await super().start(call, id=id, tags=tags, timeout=timeout, delay=delay, on_conflict=on_conflict)
-            worker.nudge()
-            return handle
-        created = self._describe(call, id, tags, timeout)
-        assert isinstance(call.definition, Workflow)
-        driver = worker.begin(created, call.definition, new_run(created, call.definition))
-        match await driver.started:
+        with closing_if_refused(call):
+            worker = await self._opened_worker()
+            if isinstance(call.definition, Workflow):
+                self.registry.add(call.definition)
+            if delay or not worker.can_start_here or worker.driver_of(id or "") is not None:
+                handle = await super().start(call, id=id, tags=tags, timeout=timeout, delay=delay, on_conflict=on_conflict)
+                worker.nudge()
+                return handle
+            created = self._describe(call, id, tags, timeout, on_conflict)
+            assert isinstance(call.definition, Workflow)
+            new = new_run(created, call.definition)
+            driver = worker.begin(created, call.definition, new)
+        match await worker.outcome_of_start(driver):
             case Exists(run=run):
                 check_joinable(run, created, on_conflict)
                 worker.nudge()
             case Refused(reason=reason):
                 raise PayloadTooLarge(reason, size=0, limit=0)
+            case Fenced():
+                # This worker had been declared dead, so its entry was refused: nothing is stored yet.
+                self._check_not_closed()
+                await self._create(new, created, on_conflict)
+                worker.nudge()
             case _:
                 pass
         return Handle(self, created.run_id, call.definition)
+
+    def _check_not_closed(self) -> None:
+        if self._is_closed:
+            raise EngineClosed("this engine was closed. Nothing was done, or it is unknown. Make a new Engine.")
 
     async def wait_until_rest(self, run_id: str, timeout: float | None) -> Ending:
         """See ``Client``; a run that is driven here is not asked about in the store."""

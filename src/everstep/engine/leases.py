@@ -31,16 +31,16 @@ class LeaseKeeper:
         self._lease_seconds = lease_seconds
         self._before_renewal = before_renewal
         self._on_lost = on_lost
-        self._sent_at = time.monotonic()
+        self._sent_at = float("-inf")
 
     @property
     def is_trusted(self) -> bool:
         """Whether the lease certainly still holds."""
         return time.monotonic() - self._sent_at < self._lease_seconds * TRUSTED_FRACTION
 
-    def begin(self) -> None:
-        """A new token was enlisted just now."""
-        self._sent_at = time.monotonic()
+    def begin(self, sent_at: float) -> None:
+        """A new token was enlisted; the request for it was sent at this instant of the monotonic clock."""
+        self._sent_at = sent_at
 
     async def keep(self, worker_key: Callable[[], WorkerKey]) -> None:
         """Renew for ever."""
@@ -53,10 +53,12 @@ class LeaseKeeper:
     async def _renew(self, worker_key: WorkerKey) -> bool:
         """False once the lease is lost, or can no longer be trusted to be ours."""
         sent_at = time.monotonic()
+        trusted_until = self._sent_at + self._lease_seconds * TRUSTED_FRACTION
         try:
-            is_alive = await self._store.heartbeat(worker_key)
-        except StoreUnavailable:
+            # An answer that does not come is as bad as a refusal: what is running must stop before the lease ends.
+            async with asyncio.timeout(max(trusted_until - sent_at, self._lease_seconds / RENEWALS_PER_LEASE)):
+                is_alive = await self._store.heartbeat(worker_key)
+        except (StoreUnavailable, TimeoutError):
             return self.is_trusted
-        if is_alive:
-            self._sent_at = sent_at
+        self._sent_at = sent_at if is_alive else float("-inf")
         return is_alive

@@ -23,16 +23,16 @@ from random import Random
 from typing import Any
 
 from everstep.core.execution import Execution
-from everstep.core.starting import first_event
 from everstep.definitions import Registry, Workflow
 from everstep.engine.committer import Committer
 from everstep.engine.driver import Driver, Facts
 from everstep.engine.leases import RENEWALS_PER_LEASE, LeaseKeeper
 from everstep.engine.steps import ThreadPool, Tools
+from everstep.engine.turns import Turn
 from everstep.errors import StoreUnavailable
-from everstep.events import Input, RunClaimed, RunCreated
+from everstep.events import RunClaimed, RunCreated
 from everstep.records import Micros, RunKey
-from everstep.stores.base import RUN_KEYS_PER_WORKER, Claimed, ClaimRequest, NewRun, Store
+from everstep.stores.base import RUN_KEYS_PER_WORKER, Claimed, ClaimRequest, Fenced, NewRun, Outcome, Store
 
 logger = logging.getLogger("everstep")
 
@@ -49,6 +49,7 @@ class Worker:
         active: The runs it drives, by key.
         tools: What steps need.
         committer: What writes.
+        turn: To be waited for before a run is begun.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Worker:
         self.active: dict[RunKey, Driver] = {}
         self.tools = Tools(store.now, ThreadPool(thread_max), random, contextvars.copy_context(), asyncio.get_running_loop())
         self.committer = Committer(store, random)
+        self.turn = Turn()
         self.worker_key = 0
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._registry = registry
@@ -74,14 +76,16 @@ class Worker:
         self._suspects_wait = False
         self._suspect: Driver | None = None
         self._must_look = True
+        self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._idle_seconds = lease_seconds / RENEWALS_PER_LEASE
 
     # --- life -----------------------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Enlist, and begin to claim."""
+        sent_at = time.monotonic()
         self.worker_key = await self.store.enlist(self.name, self._lease_seconds)
-        self._lease.begin()
+        self._lease.begin(sent_at)
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._claim_for_ever(), name="everstep claims"),
@@ -109,6 +113,8 @@ class Worker:
                 await self.committer.settle()
         for driver in list(self.active.values()):
             driver.abandon()
+        self.committer.close()
+        self._stopped.set_result(None)
         self.tools.threads.close()
         with suppress(StoreUnavailable):
             await self.store.retire(self.worker_key)
@@ -143,6 +149,12 @@ class Worker:
         self._adopt(driver)
         return driver
 
+    async def outcome_of_start(self, driver: Driver) -> Outcome:
+        """How a run's first entry fared. ``Fenced`` too if this worker stops before anybody knows."""
+        # wait, not await: a caller that gives up must not cancel what the driver is going to resolve.
+        await asyncio.wait([driver.started, self._stopped], return_when=asyncio.FIRST_COMPLETED)
+        return driver.started.result() if driver.started.done() else Fenced()
+
     def driver_of(self, run_id: str) -> Driver | None:
         """The driver of a run that is driven here."""
         return self._by_id.get(run_id)
@@ -160,8 +172,10 @@ class Worker:
         """Wait until a run is driven here, or something changed in the store, or the time is over."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._watchers.setdefault(run_id, []).append(future)
-        await asyncio.wait([future], timeout=timeout)
-        future.cancel()
+        try:
+            await asyncio.wait([future], timeout=timeout)
+        finally:
+            self._forget_watcher(run_id, future)
 
     @property
     def is_lone(self) -> bool:
@@ -198,26 +212,6 @@ class Worker:
         """Other runs have become due: children, for instance."""
         self.nudge()
 
-    def reload(self, driver: Driver, inputs: Sequence[Input]) -> None:
-        """Drive a run that this worker still owns from its journal once more."""
-        task = asyncio.get_running_loop().create_task(self._reload(driver, inputs))
-        self._tasks.append(task)
-        task.add_done_callback(self._tasks.remove)
-
-    async def _reload(self, driver: Driver, inputs: Sequence[Input]) -> None:
-        run = await self.store.get(driver.run_id)
-        entries = await self.store.load(driver.facts.run_key)
-        if run is None or run.worker_key != self.worker_key or run.epoch != driver.epoch:
-            driver.abandon()
-            return
-        again = self._new_driver(Claimed(run, entries, (), ()))
-        if again is not None:
-            driver.ended, again.ended = again.ended, driver.ended
-            self._adopt(again)
-            again.redeliver(inputs)
-            again.resume(entries, (), ())
-            await self._pull()
-
     # --- claiming -----------------------------------------------------------------------------------------------------------------------
 
     async def _claim_for_ever(self) -> None:
@@ -230,7 +224,13 @@ class Worker:
                 else:
                     await asyncio.sleep(0)
             except StoreUnavailable:
-                await asyncio.sleep(BACKOFF_SECONDS * (0.5 + self.tools.random.random()))
+                await self._back_off()
+            except Exception:
+                logger.exception("worker %s could not claim runs; it will try again", self.name)
+                await self._back_off()
+
+    async def _back_off(self) -> None:
+        await asyncio.sleep(BACKOFF_SECONDS * (0.5 + self.tools.random.random()))
 
     def _capacity(self) -> int:
         if self.tools.threads.is_exhausted or self._suspect is not None:
@@ -261,6 +261,7 @@ class Worker:
             logger.error("run %s is dead: its workers kept dying. See: everstep show %s", run_id, run_id)
             self._tell_watchers(run_id)
         for claimed in claims.runs:
+            await self.turn.wait()
             self._drive(claimed)
         return len(claims.runs) >= room
 
@@ -280,7 +281,7 @@ class Worker:
         assert workflow is not None, "only runs of known workflows are claimed"
         execution = Execution(workflow, run.run_key, run.run_id)
         execution.epoch = run.epoch
-        return Driver(self, execution, Facts.of(run, first_event(run.created)))
+        return Driver(self, execution, Facts.of(run))
 
     def _adopt(self, driver: Driver) -> None:
         if not driver.is_over:
@@ -329,13 +330,19 @@ class Worker:
             logger.warning("worker %s lost its lease; its %d runs go on elsewhere", self.name, len(self.active))
         for driver in list(self.active.values()):
             driver.abandon()
+        old, sent_at, new = self.worker_key, 0.0, 0
+        while not new:
+            # Until there is a new token the old one must not be renewed: it owns runs that nobody drives any more.
+            try:
+                sent_at = time.monotonic()
+                new = await self.store.enlist(self.name, self._lease_seconds)
+            except StoreUnavailable:
+                await self._back_off()
+        self.worker_key, self._run_count = new, 0
+        self._lease.begin(sent_at)
         with suppress(StoreUnavailable):
-            old = self.worker_key
-            self.worker_key = await self.store.enlist(self.name, self._lease_seconds)
-            self._run_count = 0
-            self._lease.begin()
             await self.store.retire(old)
-            self.nudge()
+        self.nudge()
 
     # --- watchers -----------------------------------------------------------------------------------------------------------------------
 
@@ -343,6 +350,13 @@ class Worker:
         for future in self._watchers.pop(run_id, ()):
             if not future.done():
                 future.set_result(None)
+
+    def _forget_watcher(self, run_id: str, future: asyncio.Future[None]) -> None:
+        waiting = self._watchers.get(run_id, [])
+        if future in waiting:
+            waiting.remove(future)
+        if not waiting:
+            self._watchers.pop(run_id, None)
 
     def _tell_all_watchers(self) -> None:
         for run_id in list(self._watchers):

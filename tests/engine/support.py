@@ -1,0 +1,446 @@
+"""
+What the tests of the engine are made of: time that jumps, a store that fails on request, engines that die and freeze.
+
+Nothing here sleeps. The loop's clock moves only when nothing is left to do, and then straight to the next timer; the memory store
+reads the same clock, so a lease of 15 seconds runs out and a sleep of an hour is over in no time. A test that waits for something
+that can never happen is told so, instead of hanging.
+
+    loop ── idle ──▶ clock jumps ──▶ timers ring
+                       │
+    MemoryStore ◀──────┘ now, monotonic
+        ▲
+    FaultyStore (one per engine: its connection) ◀── kill, freeze, faults
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+from everstep.client import Client, HistoryEntry
+from everstep.definitions import Workflow
+from everstep.engine.engine import Engine
+from everstep.errors import StoreUnavailable
+from everstep.events import Event, StepCompleted, StepScheduled, TimerFired, TimerStarted
+from everstep.journal import Entry, verify_chain
+from everstep.records import Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
+from everstep.stores.base import Claims, ClaimRequest, Created, Exists, NewRun, Outcome, RunFilter, Store, Write
+from everstep.stores.memory import MemoryStore
+
+T = TypeVar("T")
+
+STARTED_AT: Micros = 1_800_000_000_000_000
+"""What the store's clock says when a test begins: some day in 2027."""
+STUCK_SECONDS = 4.0
+"""Real seconds after which a test that only lets virtual time pass is taken to wait for what will never happen."""
+
+
+# --- time -----------------------------------------------------------------------------------------------------------------
+
+
+class Stuck(AssertionError):
+    """Nothing is left that could ever happen, and the test still waits."""
+
+
+class Clock:
+    """Virtual time. ``seconds`` is what the loop and leases see; ``shift`` is how far the store's clock was set."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.shift: Micros = 0
+
+    def now(self) -> Micros:
+        return STARTED_AT + round(self.seconds * 1e6) + self.shift
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Waits by letting the clock jump. Really waits only for threads that are at work."""
+
+    loop: VirtualLoop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if ready or (timeout is not None and timeout <= 0):
+            return ready
+        if self.loop.threads_at_work and not self.loop.jumps_over_threads:
+            return super().select(0.05)
+        if timeout is None or time.perf_counter() - self.loop.began > STUCK_SECONDS:
+            raise Stuck(f"nothing happens any more; it is {self.loop.clock.seconds:.3f} s")
+        self.loop.clock.seconds += timeout
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop on virtual time.
+
+    Attributes:
+        clock: Its time.
+        threads_at_work: Bodies that run in threads; time stands still for them.
+        jumps_over_threads: Do not wait for threads any more: they are stuck on purpose.
+    """
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.began = time.perf_counter()
+        self.threads_at_work: set[Future[Any]] = set()
+        self.jumps_over_threads = False
+        selector = _JumpingSelector()
+        selector.loop = self
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self.clock.seconds
+
+
+class CountedThreads(ThreadPoolExecutor):
+    """A thread pool that tells the virtual loop when its threads are at work."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        loop = asyncio.get_running_loop()
+        future = super().submit(fn, *args, **kwargs)
+        if isinstance(loop, VirtualLoop):
+            loop.threads_at_work.add(future)
+            # Later, so that whoever waits for the future has been called before time may move.
+            loop.call_soon(future.add_done_callback, lambda done: _rest(loop, done))
+        return future
+
+
+def _rest(loop: VirtualLoop, done: Future[Any]) -> None:
+    try:
+        loop.call_soon_threadsafe(loop.call_soon, loop.threads_at_work.discard, done)
+    except RuntimeError:
+        pass  # the test is over
+
+
+def virtual_time(clock: Clock) -> SimpleNamespace:
+    """Stands in for the module ``time`` in modules of the engine."""
+    return SimpleNamespace(monotonic=clock.monotonic, perf_counter=time.perf_counter, time=time.time, time_ns=time.time_ns)
+
+
+def virtual_loop() -> VirtualLoop:
+    """The loop that the test runs on."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return loop
+
+
+async def turns(count: int = 20) -> None:
+    """Let everything that is ready run; no time passes."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool], *, every: float = 0.001, at_most: float = 3600.0) -> None:
+    """Let virtual time pass until something holds."""
+    limit = asyncio.get_running_loop().time() + at_most
+    while not condition():
+        if asyncio.get_running_loop().time() > limit:
+            raise Stuck(f"it did not happen within {at_most:g} s")
+        await asyncio.sleep(every)
+
+
+# --- a connection that fails --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Fault:
+    """One thing that goes wrong with one verb.
+
+    Attributes:
+        verb: Which.
+        after: It takes effect, and the answer is lost; else it fails before it has any.
+        delay: Seconds that it takes on top.
+        error: What it raises; None for nothing.
+        skip: So many calls go well before.
+        when: Only calls with such arguments count.
+    """
+
+    verb: str
+    after: bool = False
+    delay: float = 0.0
+    error: type[BaseException] | None = StoreUnavailable
+    skip: int = 0
+    when: Callable[..., bool] = lambda *_: True
+
+
+class FaultyStore:
+    """One engine's connection to a store that it shares with others.
+
+    Attributes:
+        inner: The store.
+        counts: How often each verb was called.
+        faults: What is to go wrong, first come first served.
+        is_away: Everything raises StoreUnavailable.
+        skew: How far this connection's idea of the store's clock is ahead, microseconds.
+    """
+
+    def __init__(self, inner: Store, *, inline: bool = True) -> None:
+        self.inner = inner
+        self.url = inner.url
+        self.commits_inline = inline
+        self.counts: Counter[str] = Counter()
+        self.faults: list[Fault] = []
+        self.is_away = False
+        self.is_dead = False
+        self.skew: Micros = 0
+        self.worker_keys: list[WorkerKey] = []
+        self._thawed = asyncio.Event()
+        self._thawed.set()
+
+    def fail(self, verb: str, **more: Any) -> Fault:
+        """Let a verb fail once."""
+        fault = Fault(verb, **more)
+        self.faults.append(fault)
+        return fault
+
+    def freeze(self) -> None:
+        """Every verb waits until ``thaw``: for the others this engine gives no sign any more."""
+        self._thawed.clear()
+
+    def thaw(self) -> None:
+        self._thawed.set()
+
+    @property
+    def is_frozen(self) -> bool:
+        return not self._thawed.is_set()
+
+    async def _ask(self, verb: str, arguments: tuple[Any, ...], act: Callable[[], Awaitable[T]]) -> T:
+        self.counts[verb] += 1
+        if not self._thawed.is_set():
+            await self._thawed.wait()
+        if self.is_dead:
+            await asyncio.Event().wait()  # The process is no more: nobody hears of the answer.
+        if self.is_away:
+            raise StoreUnavailable(f"the store is away ({verb})")
+        fault = self._fault(verb, arguments)
+        if fault is None:
+            return await act()
+        if fault.delay:
+            await asyncio.sleep(fault.delay)
+        if fault.after:
+            answer = await act()
+            if fault.error is None:
+                return answer
+        if fault.error is None:
+            return await act()
+        raise fault.error(f"{verb} failed on request")
+
+    def _fault(self, verb: str, arguments: tuple[Any, ...]) -> Fault | None:
+        for fault in self.faults:
+            if fault.verb == verb and fault.when(*arguments):
+                if fault.skip:
+                    fault.skip -= 1
+                    return None
+                self.faults.remove(fault)
+                return fault
+        return None
+
+    # The store contract.
+
+    def now(self) -> Micros:
+        return self.inner.now() + self.skew
+
+    async def open(self) -> None:
+        await self._ask("open", (), self.inner.open)
+
+    async def close(self) -> None:
+        """Retires what was enlisted here. The store itself stays open for the others."""
+        if not (self.is_away or self.is_dead or self.is_frozen):
+            for worker_key in self.worker_keys:
+                await self.inner.retire(worker_key)
+
+    async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:
+        worker_key = await self._ask("enlist", (name,), lambda: self.inner.enlist(name, lease_seconds))
+        self.worker_keys.append(worker_key)
+        return worker_key
+
+    async def heartbeat(self, worker_key: WorkerKey) -> bool:
+        return await self._ask("heartbeat", (worker_key,), lambda: self.inner.heartbeat(worker_key))
+
+    async def retire(self, worker_key: WorkerKey) -> None:
+        await self._ask("retire", (worker_key,), lambda: self.inner.retire(worker_key))
+
+    async def create(self, runs: Sequence[NewRun]) -> list[Created | Exists]:
+        return await self._ask("create", (runs,), lambda: self.inner.create(runs))
+
+    async def claim(self, request: ClaimRequest) -> Claims:
+        return await self._ask("claim", (request,), lambda: self.inner.claim(request))
+
+    async def commit(self, batch: Sequence[Write]) -> list[Outcome]:
+        return await self._ask("commit", (batch,), lambda: self.inner.commit(batch))
+
+    async def post(self, run_id: str, message: Message) -> RunRecord | None:
+        return await self._ask("post", (run_id, message), lambda: self.inner.post(run_id, message))
+
+    async def pull(self, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
+        return await self._ask("pull", (worker_key,), lambda: self.inner.pull(worker_key))
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        return await self._ask("get", (run_id,), lambda: self.inner.get(run_id))
+
+    async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
+        return await self._ask("load", (run_key,), lambda: self.inner.load(run_key, up_to))
+
+    async def workers(self) -> list[WorkerRecord]:
+        return await self._ask("workers", (), self.inner.workers)
+
+    async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
+        return await self._ask("wait_for_work", (worker_key,), lambda: self.inner.wait_for_work(worker_key, timeout))
+
+    # Last: below it, ``list`` means this method.
+
+    async def list(self, query: RunFilter) -> list[RunRecord]:
+        return await self._ask("list", (query,), lambda: self.inner.list(query))
+
+
+# --- the world of a test --------------------------------------------------------------------------------------------------------
+
+
+class World:
+    """One memory store on virtual time, and the engines and clients that use it."""
+
+    def __init__(self) -> None:
+        self.loop = virtual_loop()
+        self.clock = self.loop.clock
+        self.store = MemoryStore(now=self.clock.now, monotonic=self.clock.monotonic)
+        self._engines: list[Engine] = []
+
+    async def engine(self, *workflows: Workflow[..., Any], inline: bool = True, **options: Any) -> Engine:
+        """An open engine with a connection of its own."""
+        engine = self.unopened(*workflows, inline=inline, **options)
+        await engine.open()
+        await turns()  # It has looked, found nothing, and is asleep: whoever forgets to wake it is found out.
+        return engine
+
+    def unopened(self, *workflows: Workflow[..., Any], inline: bool = True, **options: Any) -> Engine:
+        engine = Engine(FaultyStore(self.store, inline=inline), workflows, **options)
+        self._engines.append(engine)
+        return engine
+
+    async def client(self) -> Client:
+        """A client with a connection of its own."""
+        client = Client(FaultyStore(self.store))
+        await client.open()
+        return client
+
+    async def close(self) -> None:
+        for engine in self._engines:
+            if not link(engine).is_dead:
+                thaw(engine)
+                link(engine).is_away = False
+                link(engine).faults.clear()
+                await engine.close()
+
+    @property
+    def seconds(self) -> float:
+        """How much time has passed."""
+        return self.clock.seconds
+
+    async def record(self, run_id: str) -> RunRecord:
+        run = await self.store.get(run_id)
+        assert run is not None, f"there is no run {run_id}"
+        return run
+
+    async def entries(self, run_id: str) -> list[Entry]:
+        """The journal, verified."""
+        run = await self.record(run_id)
+        entries = await self.store.load(run.run_key)
+        verify_chain(entries, run_key=run.run_key, run_id=run_id, head=run.hash)
+        return entries
+
+    async def events(self, run_id: str) -> list[Event]:
+        return [event for entry in await self.entries(run_id) for event in entry.decoded()]
+
+    async def completed(self, run_id: str) -> Counter[str]:
+        """How often the journal says that each step was completed, by name."""
+        events = await self.events(run_id)
+        names = {event.key: event.step for event in events if isinstance(event, StepScheduled)}
+        return Counter(names[event.key] for event in events if isinstance(event, StepCompleted))
+
+    def attempts(self, run_id: str) -> Mapping[str, Any]:
+        """The rows of attempts that are stored for a run."""
+        store: Any = self.store
+        rows: Mapping[str, Any] = store._runs[store._keys[run_id]].attempts
+        return rows
+
+
+@asynccontextmanager
+async def a_world() -> AsyncIterator[World]:
+    world = World()
+    await world.store.open()
+    try:
+        yield world
+    finally:
+        await world.close()
+
+
+def link(engine: Client) -> FaultyStore:
+    """An engine's (or client's) connection."""
+    assert isinstance(engine.store, FaultyStore)
+    return engine.store
+
+
+def worker_of(engine: Engine) -> Any:
+    """The inside of an engine."""
+    worker: Any = engine._worker
+    return worker
+
+
+def is_in_memory(engine: Engine, run_id: str) -> bool:
+    """Whether the engine holds the run in memory."""
+    return worker_of(engine).driver_of(run_id) is not None
+
+
+def kill(engine: Engine) -> None:
+    """The engine's process dies: nothing of it runs or writes any more, and others can tell."""
+    store, worker = link(engine), worker_of(engine)
+    store.is_dead = True
+    tasks: list[asyncio.Task[Any]] = [*worker._tasks]
+    if worker.committer._task is not None:
+        tasks.append(worker.committer._task)
+    worker.committer._pending.clear()
+    for driver in list(worker.active.values()):
+        driver._is_over = True
+        driver._stop_everything()
+    for task in tasks:
+        task.cancel()
+    inner = store.inner
+    assert isinstance(inner, MemoryStore)
+    inner.kill(worker.worker_key)
+
+
+def freeze(engine: Engine) -> None:
+    """The engine gives no sign any more, and what it does from now on reaches the store only when it is thawed."""
+    link(engine).freeze()
+
+
+def thaw(engine: Engine) -> None:
+    """It wakes up, and knows nothing of what happened meanwhile."""
+    link(engine).thaw()
+
+
+def lose_answer(engine: Client, verb: str, **more: Any) -> Fault:
+    """The verb takes effect, and its answer is lost."""
+    return link(engine).fail(verb, after=True, **more)
+
+
+def early_timers(entries: Sequence[Entry]) -> list[str]:
+    """I9: keys of timers whose entry is older than the instant at which they were due."""
+    due = {e.key: e.due_at for entry in entries for e in entry.decoded() if isinstance(e, TimerStarted)}
+    return [e.key for entry in entries for e in entry.decoded() if isinstance(e, TimerFired) and entry.at < due[e.key]]
+
+
+def flat(history: Sequence[HistoryEntry]) -> list[Event]:
+    """The events of a history, in order."""
+    return [event for entry in history for event in entry.events]
