@@ -14,7 +14,7 @@ import inspect
 import sys
 import types
 import warnings
-from asyncio import Future, iscoroutinefunction
+from asyncio import Future
 from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage]  # the one that answers None instead of raising
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
 from functools import cached_property
@@ -38,7 +38,7 @@ R_co = TypeVar("R_co", covariant=True)
 class Call(Coroutine[Any, Any, R_co]):
     """One call of a step or workflow, described but not started. Await it, or start it, once."""
 
-    __slots__ = ("_iterator", "_used", "args", "definition", "kwargs", "source")
+    __slots__ = ("_hash", "_iterator", "_used", "args", "definition", "kwargs", "source")
 
     def __init__(self, definition: Definition, args: tuple[Any, ...], kwargs: Mapping[str, Any], source: str) -> None:
         self.definition = definition
@@ -126,7 +126,14 @@ class Call(Coroutine[Any, Any, R_co]):
         # Identity is what dicts and sets of asyncio need; any other comparison is a mistake.
         return True if self is other else self._forgotten("compared")
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        # In a workflow by the order of first use, so that a set of calls iterates alike in every process; elsewhere by identity.
+        try:
+            return self._hash
+        except AttributeError:
+            next_hash: Callable[[], int] | None = getattr(_get_running_loop(), "next_hash", None)
+            self._hash: int = object.__hash__(self) if next_hash is None else next_hash()
+            return self._hash
 
     def __iter__(self) -> Iterator[Any]:
         self._forgotten("iterated over")
@@ -137,8 +144,8 @@ class Call(Coroutine[Any, Any, R_co]):
         return text if len(text) <= 120 else text[:119] + "…"
 
     def __del__(self) -> None:
-        # _used is missing when __init__ itself was interrupted.
-        if not getattr(self, "_used", True):
+        # _used is missing when __init__ itself was interrupted. A run that leaves memory may well drop calls: they come again.
+        if not getattr(self, "_used", True) and not getattr(_get_running_loop(), "is_closing", False):
             warnings.warn(f"call {self!r} was never awaited or started", RuntimeWarning, stacklevel=2, source=self)
 
 
@@ -159,7 +166,7 @@ class _Base:
     def __init__(self, function: Callable[..., Any], name: str | None, what: str) -> None:
         self.function = _plain_function(function, what)
         self.name = check_name(name or _default_name(self.function), what)
-        self.is_async = iscoroutinefunction(self.function)
+        self.is_async = inspect.iscoroutinefunction(self.function)
         self.__doc__ = self.function.__doc__
         self.__name__ = self.function.__name__
         self.__qualname__ = self.function.__qualname__

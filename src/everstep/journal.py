@@ -82,7 +82,7 @@ def verify_chain(entries: Iterable[Entry], *, run_key: RunKey, run_id: str, head
     for entry in entries:
         version += 1
         expected = entry_hash(previous, run_key, version, entry.epoch, entry.at, entry.drained, entry.events)
-        if entry.version != version or entry.hash != expected or entry.at < at:
+        if entry.version != version or entry.run_key != run_key or entry.hash != expected or entry.at < at:
             raise _corrupt(run_id, version, expected, entry.hash)
         previous, at = entry.hash, entry.at
     if head is not None and previous != head:

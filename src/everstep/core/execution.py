@@ -136,7 +136,8 @@ class Execution:
         if entry.drained:
             self.program.recoveries = self.recoveries
             inputs, self._undrained = self._undrained, []
-            self.program.replay(inputs, commands, entry.at, entry.version)
+            ending = next((event for event in events if isinstance(event, ENDINGS)), None)
+            self.program.replay(inputs, commands, entry.at, entry.version, ending)
 
     def _seal(self, events: Sequence[Event], at: Micros, *, drained: bool) -> Entry:
         entry = seal(self._hash, self.run_key, self.version + 1, self.epoch, at, drained, events)

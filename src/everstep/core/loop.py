@@ -7,11 +7,14 @@ instead. asyncio's coordination primitives (gather, wait, TaskGroup, timeout, Lo
 
 Three things differ from an ordinary loop, each for determinism:
 
-* Futures and tasks hash by the order in which they were made, so sets of them iterate alike in every process.
+* Futures and tasks hash by their run and the order in which they were made, so sets of them iterate alike in every process.
+  (By the order alone, the tasks of all runs would collide in asyncio's own sets of tasks: quadratic with many runs in memory.)
 * A task remembers its *path* (``0``, ``0.1``, ``0.1.1``) and counts what it asks for: the names of its commands.
-* A cancel that meets an await whose result is already there stays *owed*: the code gets the result, and the cancel at its next
-  await. Delivering it at once would throw the result away (a charge that happened, say). It is as if the cancel had come a
-  moment later, so every program that is right under asyncio is right here; and it is never lost.
+* A cancel that meets an await of a step, task or ``gather`` whose result is already there stays *owed*: the code gets the
+  result, and the cancel at its next await. Delivering it at once would throw the result away (a charge that happened, say). It is as if the cancel had come a
+  moment later, so every program that is right under asyncio is right here; and it is never lost. Who awaits a task awaits what
+  that task awaits: the debt stays with the task that was asked to stop, since the one below may end without another await.
+  Other futures carry no result that could be lost, and asyncio's own (a TaskGroup's, a Lock's) count on being cancelled at once.
 
 How a drain nests in the host: the host's loop and task step aside (``_leave_task``), this loop is the running one until its
 queue is empty, then they return. The C implementation of Task insists on exactly this order.
@@ -24,8 +27,10 @@ import sys
 from asyncio import events, tasks
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from contextvars import Context
-from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
+from contextvars import Context, copy_context
+from hashlib import blake2b
+from types import FrameType
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias, TypeVar
 
 from everstep.errors import Evicted, UsageError
 
@@ -33,7 +38,10 @@ T = TypeVar("T")
 _Host: TypeAlias = tuple[asyncio.AbstractEventLoop | None, asyncio.Task[Any] | None, Any]
 
 CLOSE_ATTEMPTS = 16
-"""How often an evicted coroutine that awaits again in its ``finally`` is closed once more before it is left behind."""
+"""How often an evicted coroutine that awaits again in its ``finally`` is unwound once more before it is left behind."""
+REFUSALS_MAX = 1000
+"""How often code that may start nothing any more is told so; then its awaits suspend for good. It must be swallowing Evicted in
+an endless loop, which would otherwise never give the thread back."""
 MAIN_PATH = "0"
 CALLBACK_PATH = "~"
 """Path of code that runs in a callback of the loop rather than in a task."""
@@ -47,64 +55,91 @@ class TimerHost(Protocol):
 
 
 class ReplayFuture(asyncio.Future[T]):
-    """A future that hashes by its ordinal."""
+    """A future that hashes alike on every replay."""
 
     _loop: DeterministicLoop
+    carries_result = False
 
     def __init__(self, *, loop: DeterministicLoop) -> None:
         super().__init__(loop=loop)
-        self._ordinal = loop.next_ordinal()
+        self._hash = loop.next_hash()
 
     def __hash__(self) -> int:
-        return self._ordinal
+        return self._hash
 
 
 class _EvictedFuture(ReplayFuture[Any]):
     """What a loop that is being evicted hands out: awaiting it unwinds the coroutine."""
 
-    def __await__(self) -> Generator[Any, None, NoReturn]:
-        raise Evicted("the run is leaving memory")
-        yield
+    def __await__(self) -> Generator[Any, None, Any]:
+        self._loop.refuse()
+        yield self
 
     __iter__ = __await__
 
 
 class ReplayTask(asyncio.Task[T]):
-    """A task that hashes by its ordinal, knows its path, and never loses a result to a cancel (see the module)."""
+    """A task that hashes alike on every replay, knows its path, and never loses a result to a cancel (see the module)."""
 
     _loop: DeterministicLoop
+    carries_result = True
 
     def __init__(
         self, coro: Coroutine[Any, Any, T], *, loop: DeterministicLoop, path: str, name: str | None, context: Context | None
     ) -> None:
-        self._ordinal = loop.next_ordinal()
+        self._hash = loop.next_hash()
         self.path = path
         self.command_count = 0
         self.task_count = 0
-        super().__init__(coro, loop=loop, name=name or f"task {path}", context=context)
+        self.context = copy_context() if context is None else context
+        super().__init__(coro, loop=loop, name=name or f"task {path}", context=self.context)
 
     def __hash__(self) -> int:
-        return self._ordinal
+        return self._hash
+
+    @property
+    def is_answered(self) -> bool:
+        """The result that it awaits is there already, and it has not gone on yet."""
+        return _is_answered(self._fut_waiter)  # type: ignore[attr-defined]  # a member of C tasks that typeshed does not list
 
     def cancel(self, msg: Any = None) -> bool:
         """Request cancellation; see the module for what happens when the awaited result is already there."""
-        waiter: Any = self._fut_waiter  # type: ignore[attr-defined]  # a member of C tasks that typeshed does not list
-        if self.done() or waiter is None or not waiter.done():
+        if self.done() or not self.is_answered:
             return super().cancel(msg)
         # The C code asks the waiter first. Answering "I took care of it" counts the request but leaves the await alone.
+        waiter: Any = self._fut_waiter  # type: ignore[attr-defined]  # the same
         waiter.cancel = _take_care
         try:
             accepted = super().cancel(msg)
         finally:
             del waiter.cancel
-        self._loop.owe_cancel(self, waiter, msg)
+        self._loop.owe_cancel(Debt(self, self.cancelling(), msg))
         return accepted
 
     def pay_cancel(self, msg: Any) -> None:
         """Deliver an owed cancel now; its request has been counted already."""
-        if self.cancelling():
-            self.uncancel()
-            super().cancel(msg)
+        self.uncancel()
+        super().cancel(msg)
+
+
+class Debt(NamedTuple):
+    """A cancel that is owed. ``level``: the count of requests with it; below that, somebody has taken the request back."""
+
+    task: ReplayTask[Any]
+    level: int
+    msg: Any
+
+
+def _is_answered(waiter: Any) -> bool:
+    """Whether whoever awaits this will get a result in the current drain, be it through tasks and ``gather``."""
+    is_gather = isinstance(waiter, tasks._GatheringFuture)
+    if not (is_gather or getattr(waiter, "carries_result", False)):
+        return False
+    if waiter.done():
+        return not waiter.cancelled() and waiter._exception is None
+    if is_gather:
+        return all(map(_is_answered, waiter._children))
+    return isinstance(waiter, ReplayTask) and waiter.is_answered
 
 
 def _take_care(msg: Any = None) -> bool:
@@ -117,20 +152,25 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     Attributes:
         scope: What ``everstep.ambient`` finds: set by the program that owns the loop.
         is_closing: The run is being evicted; nothing new may start.
+        refusal: What code is told that may start nothing any more.
     """
 
-    def __init__(self, timer_host: TimerHost, on_error: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, timer_host: TimerHost, on_error: Callable[[dict[str, Any]], None], seed: bytes) -> None:
         self.scope: Any = None
         self.is_closing = False
+        self.refusal = "the run is leaving memory"
         self._timers = timer_host
         self._on_error = on_error
         self._ready: deque[asyncio.Handle] = deque()
-        self._ordinal = 0
+        # Shifted, so that small sets still iterate in the order of making.
+        self._last_hash = int.from_bytes(blake2b(seed, digest_size=5).digest()) << 16
+        self._refusal_count = 0
         self._seconds = 0.0
         self._tasks: dict[str, ReplayTask[Any]] = {}
         self._callback_commands = 0
         self._callback_tasks = 0
-        self._owed: list[tuple[ReplayTask[Any], Any, Any]] = []
+        self._owed: list[Debt] = []
+        self._given: dict[int, ReplayTask[Any]] = {}
 
     # --- driving it -----------------------------------------------------------------------------------------------------------
 
@@ -159,12 +199,23 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._ready.clear()
         host = self._enter()
         try:
-            for task in reversed(self._tasks.values()):
-                _close(task)
+            for task in reversed(list(self._tasks.values())):
+                self._unwind(task)
         finally:
             self._leave(host)
         self._tasks.clear()
         self._ready.clear()
+        self._owed.clear()
+
+    def refuse(self) -> None:
+        """Unwind code that wants to start something although nothing may start any more.
+
+        Raises:
+            Evicted: A ``BaseException``, so that an ``except Exception`` in a loop does not swallow it for ever.
+        """
+        self._refusal_count += 1
+        if self._refusal_count <= REFUSALS_MAX:
+            raise Evicted(self.refusal)
 
     # Plain methods rather than a context manager: they run twice per activation, and a generator would cost more than both.
 
@@ -189,18 +240,38 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def _finalize_generator(self, generator: Any) -> None:
         # Called when the last reference goes, which CPython does at once: as deterministic as the code that dropped it.
         if not self.is_closing:
-            self.call_soon(self.create_task, generator.aclose())
+            self.call_soon(self._close_generator, generator)
+
+    def _close_generator(self, generator: Any) -> None:
+        self.create_task(generator.aclose())
+
+    def _unwind(self, task: ReplayTask[Any]) -> None:
+        """End one coroutine: its ``finally`` blocks run, and whatever they ask for is refused.
+
+        Evicted is thrown, not GeneratorExit: ``close()`` skips the ``finally`` of an async generator that the coroutine is in.
+        """
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant to end here
+        coro: Any = task.get_coro()
+        tasks._enter_task(self, task)
+        try:
+            for _ in range(CLOSE_ATTEMPTS):
+                task.context.run(coro.throw, Evicted(self.refusal))
+        except BaseException:  # noqa: BLE001  # it has ended; whatever a finally raised while memory is freed concerns nobody
+            return
+        finally:
+            tasks._leave_task(self, task)
+        _leave_behind(coro)
 
     # --- names ----------------------------------------------------------------------------------------------------------------
 
-    def next_ordinal(self) -> int:
-        """The next number for a future or task of this loop."""
-        self._ordinal += 1
-        return self._ordinal
+    def next_hash(self) -> int:
+        """The hash of the next future or task: the same on every replay."""
+        self._last_hash += 1
+        return self._last_hash
 
     def next_key(self) -> str:
         """The key of the command that is being issued: path of the current task and ordinal in it."""
-        task: Any = tasks.current_task(self)
+        task = self._current_task()
         if task is None:
             self._callback_commands += 1
             return f"{CALLBACK_PATH}:{self._callback_commands}"
@@ -208,28 +279,38 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         return f"{task.path}:{task.command_count}"
 
     def _next_path(self) -> str:
-        task: Any = tasks.current_task(self)
+        task = self._current_task()
         if task is None:
             self._callback_tasks += 1
             return f"{CALLBACK_PATH}.{self._callback_tasks}"
         task.task_count += 1
         return f"{task.path}.{task.task_count}"
 
+    def _current_task(self) -> ReplayTask[Any] | None:
+        task = tasks.current_task(self)
+        if task is None or isinstance(task, ReplayTask):
+            return task
+        raise UsageError(
+            f"{task!r} was made with asyncio.Task(…), so it has no place in the journal. Nothing was started. Use "
+            "asyncio.create_task(…) or a TaskGroup."
+        )
+
     # --- owed cancels ---------------------------------------------------------------------------------------------------------
 
-    def owe_cancel(self, task: ReplayTask[Any], waiter: Any, msg: Any) -> None:
+    def owe_cancel(self, debt: Debt) -> None:
         """Remember to cancel the task at its next await."""
-        self._owed.append((task, waiter, msg))
+        self._owed.append(debt)
 
     def _pay_owed(self) -> None:
         owed, self._owed = self._owed, []
-        for task, waiter, msg in owed:
-            if task.done():
-                continue
-            if task._fut_waiter is waiter:  # type: ignore[attr-defined]  # it has not run since
-                self._owed.append((task, waiter, msg))
+        for debt in owed:
+            task = debt.task
+            if task.done() or task.cancelling() < debt.level:
+                continue  # A timeout that lost the race takes its request back: there is nothing left to deliver.
+            if task.is_answered:
+                self._owed.append(debt)
             else:
-                task.pay_cancel(msg)
+                task.pay_cancel(debt.msg)
 
     # --- the loop's interface ---------------------------------------------------------------------------------------------------
 
@@ -265,10 +346,28 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     ) -> ReplayTask[T]:
         if self.is_closing:
             coro.close()
-            raise Evicted("the run is leaving memory")
+            raise Evicted(self.refusal)
         if any(more.values()):
+            coro.close()
             raise UsageError(f"create_task({', '.join(more)}=…): eager tasks are not deterministic under replay. Leave it out.")
+        frame = sys._getframe(1)
+        if (frame.f_code is _ENSURE_FUTURE or frame.f_code is _ENSURE_FUTURE_3_11) and (taker := _as_completed_above(frame)) is not None:
+            return self._start_in_given_order(coro, taker)
         return self._start(coro, self._next_path(), name, context)
+
+    def _start_in_given_order(self, coro: Coroutine[Any, Any, T], taker: FrameType) -> ReplayTask[T]:
+        """For as_completed, which takes coroutines out of a *set*: by address, that is in another order in each process."""
+        if id(coro) not in self._given:
+            given = taker.f_locals.get("aws", taker.f_locals.get("fs"))
+            if not isinstance(given, (list, tuple)):
+                coro.close()
+                raise UsageError(
+                    "as_completed() was given coroutines in something other than a list or a tuple, so their order is not known. "
+                    "Nothing was started. Give it a list, or tasks."
+                )
+            for one in {id(each): each for each in given if asyncio.iscoroutine(each)}.values():
+                self._given[id(one)] = self._start(one, self._next_path(), None, None)
+        return self._given.pop(id(coro))
 
     def create_main_task(self, coro: Coroutine[Any, Any, T]) -> ReplayTask[T]:
         """The task of the workflow function itself, in an empty context: nothing of the host's leaks in."""
@@ -309,18 +408,31 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             self._on_error(context)
 
 
-def _close(task: ReplayTask[Any]) -> None:
-    """Unwind one coroutine; its ``finally`` blocks run, and anything that they await raises Evicted."""
-    task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant to end here
-    coro: Any = task.get_coro()
-    for _ in range(CLOSE_ATTEMPTS):
-        try:
-            coro.close()
-        except RuntimeError:
-            continue  # "coroutine ignored GeneratorExit": it awaited something old; close it there.
-        except BaseException:  # noqa: BLE001  # whatever a finally raises while memory is being freed concerns nobody
-            return
-        return
+_ENSURE_FUTURE = tasks.ensure_future.__code__
+_ENSURE_FUTURE_3_11 = getattr(tasks, "_ensure_future", tasks.ensure_future).__code__
+_AS_COMPLETED: Any = getattr(tasks, "_AsCompletedIterator", None)  # since Python 3.13
+_TAKER = tasks.as_completed.__code__ if _AS_COMPLETED is None else _AS_COMPLETED.__init__.__code__
+
+
+def _as_completed_above(frame: FrameType) -> FrameType | None:
+    """The frame of as_completed if that is who called ensure_future: one to three frames up, depending on Python's version."""
+    above = frame.f_back
+    for _ in range(3):
+        if above is None or above.f_code is _TAKER:
+            return above
+        above = above.f_back
+    return None
+
+
+def _leave_behind(coro: Any) -> None:
+    """Keep a coroutine that cannot be ended from ever running again.
+
+    Were it freed, Python would throw GeneratorExit into it once more, by then outside a workflow, where awaiting a step *executes*
+    it. A reference that nothing gives back, not even the end of the process, is the lesser evil.
+    """
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(coro))
 
 
 # --- what a workflow may not do ---------------------------------------------------------------------------------------------------

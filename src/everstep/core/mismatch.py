@@ -14,6 +14,10 @@ from everstep.events import (
     ChildCancelled,
     ChildStarted,
     CommandEvent,
+    Ending,
+    RunCancelled,
+    RunFailed,
+    RunSucceeded,
     StepCancelled,
     StepScheduled,
     TimerCancelled,
@@ -45,7 +49,7 @@ def same_command(recorded: CommandEvent, requested: CommandEvent) -> bool:
             return type(recorded) is type(requested)
 
 
-def show_command(event: CommandEvent | None) -> str:
+def show_command(event: CommandEvent | Ending | None) -> str:
     """One line: what it was, and where in the source."""
     match event:
         case None:
@@ -58,10 +62,20 @@ def show_command(event: CommandEvent | None) -> str:
             return f"child {event.workflow}({_short(event.args)})".ljust(44) + event.source
         case StepCancelled() | TimerCancelled() | ChildCancelled():
             return f"cancellation of {event.key}"
+        case RunSucceeded():
+            return "the end of the run, with a result"
+        case RunFailed(error=error):
+            return f"the end of the run, failed with {error.type}"
+        case RunCancelled():
+            return "the end of the run, cancelled"
 
 
 def diverged(
-    run_id: str, version: int, recorded: CommandEvent | None, requested: CommandEvent | None, recorded_on: str
+    run_id: str,
+    version: int,
+    recorded: CommandEvent | Ending | None,
+    requested: CommandEvent | Ending | None,
+    recorded_on: str,
 ) -> NondeterminismError:
     """The error: recorded and requested side by side, what did not happen, what to do."""
     return NondeterminismError(

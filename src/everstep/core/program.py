@@ -5,7 +5,9 @@ The program never waits and never knows the time; it is told both. Live and repl
 a command that the code issues is appended to ``issued``; replayed, it is looked up among the commands that the entry recorded,
 and compared at the moment of the call, so that the traceback of a mismatch points at the user's line.
 
-An activation applies *all* its inputs first (a future resolved, a handle appended; never user code) and drains once.
+An activation applies *all* its inputs first (a future resolved, a handle appended; never user code), then drains. A cancel of
+the run comes last, after that drain: as if it had come a moment later. Applied together with a result, it would be swallowed by
+whatever still passes the result on (``gather`` when a member fails, ``wait_for`` on Python 3.11), and never be seen by the code.
 """
 
 from __future__ import annotations
@@ -26,7 +28,6 @@ from everstep.core.loop import DeterministicLoop, ReplayFuture
 from everstep.core.mismatch import diverged, same_command, slot_of
 from everstep.definitions import Call, Step, Workflow
 from everstep.errors import (
-    Evicted,
     NondeterminismError,
     RunCancelled as RunCancelledError,
     RunDead,
@@ -37,6 +38,7 @@ from everstep.errors import (
     UsageError,
 )
 from everstep.events import (
+    NO_PAYLOAD,
     CancelRequested,
     ChildCancelled,
     ChildFailed,
@@ -68,6 +70,8 @@ from everstep.records import ErrorRecord, Micros
 logger = logging.getLogger("everstep")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NEVER = StepScheduled("", "", NO_PAYLOAD, "")
+"""What code is given to wait for that cannot be unwound."""
 _TIMER_SECONDS_MAX = 100 * 365.25 * 86400
 """A century: longer than any machine, shorter than what overflows a calendar in year 9999."""
 
@@ -121,7 +125,7 @@ class Program:
     def __init__(self, workflow: Workflow[..., Any], run_id: str) -> None:
         self.workflow = workflow
         self.run_id = run_id
-        self.loop = DeterministicLoop(self, self._report)
+        self.loop = DeterministicLoop(self, self._report, run_id.encode())
         self.loop.scope = self
         self.operations: dict[str, Operation] = {}
         self.timers: dict[str, Timer] = {}
@@ -136,7 +140,8 @@ class Program:
         self.step = ""
         self.cursor = 0
         self._expected: dict[str, CommandEvent] | None = None
-        self._timer_keys: dict[asyncio.TimerHandle, str] = {}
+        # By identity: two handles with the same time and callback are equal to asyncio.
+        self._timer_keys: dict[int, str] = {}
         self._created: RunCreated | None = None
         self._created_at: Micros = 0
         self._at: Micros = 0
@@ -152,17 +157,27 @@ class Program:
         self._run(inputs, at, version)
         return self.issued
 
-    def replay(self, inputs: Iterable[Input], recorded: Iterable[CommandEvent], at: Micros, version: int) -> None:
-        """Go on as recorded: apply the inputs and check that the code asks for the recorded commands and nothing else.
+    def replay(
+        self,
+        inputs: Iterable[Input],
+        recorded: Iterable[CommandEvent],
+        at: Micros,
+        version: int,
+        ending: Ending | None = None,
+    ) -> None:
+        """Go on as recorded: apply the inputs and check that the code asks for what was recorded and nothing else.
 
         Raises:
-            NondeterminismError: It does not. The program must then be evicted.
+            NondeterminismError: It does not, or it ends where the journal goes on, or the other way round. The program must then
+                be evicted.
         """
         self._expected = {slot_of(event): event for event in recorded}
         self._run(inputs, at, version)
         if self.divergence is None and self._expected:
             left = next(iter(self._expected.values()))
-            self.divergence = diverged(self.run_id, self.version, left, None, self._recorded_on())
+            self.divergence = diverged(self.run_id, self.version, left, self.ending, self._recorded_on())
+        if self.divergence is None and type(self.ending) is not type(ending):
+            self.divergence = diverged(self.run_id, self.version, ending, self.ending, self._recorded_on())
         if self.divergence is not None:
             raise self.divergence
 
@@ -174,16 +189,27 @@ class Program:
 
     def _run(self, inputs: Iterable[Input], at: Micros, version: int) -> None:
         self._at, self.version = at, version
+        was_cancelled = self.cancel_requested is not None
         for event in inputs:
             self._apply(event)
         if self._main is None:
             self._begin()
-        try:
-            self.loop.drain((at - self._created_at) / 1e6)
-        except SystemExit:
-            pass  # The task has it as its exception too: it is the workflow's failure, not the worker's order to exit.
+            was_cancelled = True  # It was not called at all, if so.
+        self._drain()
+        if not was_cancelled and self.cancel_requested is not None and self._main is not None:
+            self._main.cancel()
+            self._drain()
         if self._main is not None and self._main.done() and self.ending is None and self.divergence is None:
             self.ending = self._conclude(self._main)
+
+    def _drain(self) -> None:
+        seconds = (self._at - self._created_at) / 1e6
+        while True:
+            try:
+                self.loop.drain(seconds)
+            except SystemExit:
+                continue  # The task has it as its exception too: it is the workflow's failure, not the worker's order to exit.
+            return
 
     def _begin(self) -> None:
         created = self._created
@@ -224,10 +250,10 @@ class Program:
             case TimerFired(key):
                 timer = self.timers.pop(key, None)
                 if timer is not None:
-                    del self._timer_keys[timer.handle]
+                    del self._timer_keys[id(timer.handle)]
                     self.loop.make_ready(timer.handle)
             case CancelRequested() | DeadlinePassed():
-                self._request_cancel(event)
+                self.cancel_requested = self.cancel_requested or event
             case RunCreated():
                 self._created, self._created_at = event, self._at
                 self._salt = bytes.fromhex(event.salt)
@@ -279,17 +305,12 @@ class Program:
         error.__cause__ = rebuild_error(record, {})
         return error
 
-    def _request_cancel(self, event: CancelRequested | DeadlinePassed) -> None:
-        if self.cancel_requested is None:
-            self.cancel_requested = event
-            if self._main is not None:
-                self._main.cancel()
-
     # --- commands: called by user code, through the loop --------------------------------------------------------------------------
 
     def issue(self, call: Call[Any]) -> Operation:
         """Ask for a step or a child run. Called at the await, so errors point there."""
-        self._check_open()
+        if self._is_shut():
+            return Operation(self, _NEVER, call)
         key = self.loop.next_key()
         definition, args = call.definition, call.encoded()
         digest = blake2b(args, key=self._salt, digest_size=8).hexdigest()
@@ -307,14 +328,15 @@ class Program:
 
     def withdraw(self, event: StepScheduled | ChildStarted) -> None:
         """The code no longer waits for an operation."""
-        if self.loop.is_closing:
+        if self.loop.is_closing or event is _NEVER:
             return
         self.operations.pop(event.key, None)
         self._record(StepCancelled(event.key) if isinstance(event, StepScheduled) else ChildCancelled(event.key))
 
     def start_timer(self, delay_seconds: float, handle: asyncio.TimerHandle) -> None:
         """The loop's ``call_later``: a durable timer."""
-        self._check_open()
+        if self._is_shut():
+            return
         if not delay_seconds <= _TIMER_SECONDS_MAX:
             raise UsageError(
                 f"run {self.run_id}: a timer of {delay_seconds} s was asked for. It was not started. The longest possible is a "
@@ -325,11 +347,11 @@ class Program:
         event = self._record(TimerStarted(key, delay, self._at + delay))
         assert isinstance(event, TimerStarted)
         self.timers[key] = Timer(event, handle)
-        self._timer_keys[handle] = key
+        self._timer_keys[id(handle)] = key
 
     def cancel_timer(self, handle: asyncio.TimerHandle) -> None:
         """The loop's ``TimerHandle.cancel``; of one that has fired it means nothing."""
-        key = self._timer_keys.pop(handle, None)
+        key = self._timer_keys.pop(id(handle), None)
         if key is not None and not self.loop.is_closing:
             del self.timers[key]
             self._record(TimerCancelled(key))
@@ -340,16 +362,21 @@ class Program:
             self.issued.append(event)
             return event
         if self.divergence is not None:
-            raise self.divergence
+            return event  # A cancel on the way out: the first difference is the one to tell.
         recorded = self._expected.pop(slot_of(event), None)
         if recorded is None or not same_command(recorded, event):
             self.divergence = diverged(self.run_id, self.version, recorded, event, self._recorded_on())
             raise self.divergence
         return recorded
 
-    def _check_open(self) -> None:
-        if self.loop.is_closing:
-            raise Evicted(f"run {self.run_id} is leaving memory")
+    def _is_shut(self) -> bool:
+        """Nothing may start any more: the run is leaving memory, or its code has diverged."""
+        if self.divergence is not None:
+            self.loop.refusal = "the code no longer matches the journal"
+        elif not self.loop.is_closing:
+            return False
+        self.loop.refuse()
+        return True
 
     def _recorded_on(self) -> str:
         import sys

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -93,8 +93,19 @@ def start_differences(recorded: RunCreated, requested: RunCreated) -> tuple[str,
     return tuple(
         f"{name}: {_show(before, name)} recorded, {_show(after, name)} requested"
         for name in names
-        if before.get(name, ...) != after.get(name, ...)
+        if _typed(before.get(name, ...)) != _typed(after.get(name, ...))
     )
+
+
+def _typed(value: Any) -> Any:
+    """The value so that what is equal only to Python differs: ``True``, ``1`` and ``1.0``."""
+    match value:
+        case dict():
+            return {name: _typed(part) for name, part in cast(dict[str, Any], value).items()}
+        case list():
+            return [_typed(part) for part in cast(list[Any], value)]
+        case _:
+            return type(value), value
 
 
 def _show(arguments: Mapping[str, Any], name: str) -> str:

@@ -1,0 +1,82 @@
+"""Invariant I6 over random programs: whatever is composed of asyncio's primitives, replay of every prefix equals live."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from everstep.events import CancelRequested
+from tests.core.driver import ACTIVATIONS_MAX, Run, chooser, evict_all, random_chooser
+from tests.core.elsewhere import Recorded, clock_reads, record
+from tests.core.programs import Program, generate, play, random_program
+
+numbers = st.lists(st.integers(0, 1000), max_size=60)
+
+
+@settings(max_examples=150, deadline=None)
+@given(program=numbers, order=numbers, cancel_at=st.none() | st.integers(1, 6))
+def test_replay_of_every_prefix_equals_live(program: list[int], order: list[int], cancel_at: int | None) -> None:
+    """Results come in any order and any batches, timers in any order, and a cancel anywhere among them."""
+    try:
+        run = live(generate(chooser(program)), chooser(order), cancel_at)
+
+        run.check_replays()
+    finally:
+        evict_all()
+
+
+def live(program: Program, choose: Callable[[int], int], cancel_at: int | None) -> Run:
+    run = Run(play(program))
+    run.begin()
+    for number in range(ACTIVATIONS_MAX):
+        if run.ending is not None:
+            return run
+        inputs = run.next_inputs(choose)
+        if number == cancel_at:
+            inputs.insert(choose(len(inputs) + 1), CancelRequested("enough"))
+        run.feed(*inputs)
+    raise AssertionError("it does not end")
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2", "3"])
+def test_another_process_replays_alike_and_reads_no_clock(hash_seed: str, tmp_path: Path) -> None:
+    """Hashes of strings and addresses of objects differ there, its clocks are an hour off, and reading one would be told."""
+    journals = [record(play(random_program(seed)), random_chooser(seed)) for seed in range(60)]
+    (tmp_path / "journals.json").write_bytes(msgspec.json.encode(journals))
+
+    elsewhere = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-m", "tests.core.elsewhere", str(tmp_path / "journals.json")],
+        env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(path for path in sys.path if path)},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ("60 replayed, clocks read: []\n", "") == (elsewhere.stdout, elsewhere.stderr)
+
+
+def test_a_read_of_the_clock_would_be_noticed() -> None:
+    """The test above would otherwise prove nothing."""
+    import time
+    from datetime import UTC, datetime
+
+    def reads() -> Any:
+        return time.monotonic(), datetime.now(UTC)
+
+    assert ["monotonic", "now"] == clock_reads(reads)
+
+
+def test_a_recorded_journal_is_what_it_says() -> None:
+    journal = record(play(["work", 3]), random_chooser(0))
+
+    assert journal == msgspec.json.decode(msgspec.json.encode(journal), type=Recorded)
+    assert 2 == len(journal.entries)
