@@ -26,11 +26,11 @@ from everstep.stores.memory import MemoryStore
 from everstep.stores.sqlite import SQLiteStore
 from everstep.testing.scene import Clocks
 
-STEPS = 1500
+STEPS_MIN, STEPS_MAX = 500, 8000
 WORKFLOWS = ("checkout", "refund")
 CODES = ("code-1", "code-2")
 SEEN_AT_LEAST = {
-    *(f"append:{outcome}" for outcome in ("Landed", "Fenced", "Behind", "TooEarly", "Refused")),
+    *(f"append:{outcome}" for outcome in ("Landed", "Fenced", "TooEarly", "Refused")),
     *(f"create:{outcome}" for outcome in ("Landed", "Fenced", "Exists", "Refused")),
     *(f"keep:{outcome}" for outcome in ("Landed", "Fenced", "Behind")),
     *(f"end:{outcome}" for outcome in ("Landed", "Fenced", "Behind")),
@@ -65,7 +65,7 @@ class Driver:
 
     async def step(self) -> None:
         """One random act, and a comparison of everything that can be seen."""
-        acts = (self.queue, self.claim, self.claim, self.write, self.write, self.write, self.post, self.live)
+        acts = (self.queue, self.claim, self.claim, self.write, self.write, self.write, self.post, self.live, self.die_alone)
         await self.random.choice(acts)()
         self.clocks.advance(self.random.choice((0, 0.001, 0.001, 1)))
         await self.compare()
@@ -74,8 +74,10 @@ class Driver:
         """All that the stores show is equal."""
         runs = await self.both("list", RunFilter(limit=1000))
         await self.both("workers")
-        for worker_key in self.workers:
-            await self.both("pull", worker_key)
+        for worker_key in self.workers[-6:]:
+            for _, messages in await self.both("pull", worker_key):
+                if any(b"ChildRefused" in each.event for each in messages):
+                    self.note("child", "refused")
         for run in self.random.sample(runs, min(3, len(runs))):
             await self.both("get", run.run_id)
             entries = await self.both("load", run.run_key)
@@ -83,11 +85,11 @@ class Driver:
         trouble = RunFilter(statuses=(Status.DEAD, Status.PAUSED), before=runs[0].run_key if runs else None, limit=5)
         await self.both("list", trouble)
 
-    # --- acts -------------------------------------------------------------------------------------------------------------------
+    # --- acts ---------------------------------------------------------------------------------------------------------
 
     async def live(self) -> None:
         """Workers come, renew, leave and die."""
-        act = self.random.choice(("enlist", "heartbeat", "heartbeat", "retire", "kill", "freeze"))
+        act = self.random.choice(("enlist", "heartbeat", "retire", "kill", "kill", "kill", "freeze"))
         if act == "enlist" or not self.workers:
             self.workers.append(await self.both("enlist", f"host:{len(self.workers)}", 15.0))
             return
@@ -101,9 +103,20 @@ class Driver:
             for other in self.workers[-3:]:
                 await self.both("heartbeat", other)
         elif any(each.worker_key == worker_key and each.alive for each in await self.stores[0].workers()):
-            for store in self.stores:
-                assert isinstance(store, MemoryStore | SQLiteStore)
-                store.kill(worker_key)
+            self.kill(worker_key)
+
+    async def die_alone(self) -> None:
+        """A worker is given one run and dies of it, perhaps."""
+        worker_key = await self.both("enlist", f"host:{len(self.workers)}", 15.0)
+        self.workers.append(worker_key)
+        known = dict.fromkeys(WORKFLOWS, "code-1")
+        await self.both("claim", ClaimRequest(worker_key=worker_key, workflows=known, run_max=1, alone=True))
+        self.kill(worker_key)
+
+    def kill(self, worker_key: WorkerKey) -> None:
+        for store in self.stores:
+            assert isinstance(store, MemoryStore | SQLiteStore)
+            store.kill(worker_key)
 
     async def queue(self) -> None:
         """Runs are started elsewhere."""
@@ -130,7 +143,7 @@ class Driver:
             return
         known = {name: self.random.choice((*CODES, "code-1")) for name in WORKFLOWS[: self.random.choice((1, 2, 2))]}
         alone = self.random.random() < 0.3
-        worker_key, run_max = self.random.choice(self.workers[-4:]), self.random.randint(0, 4)
+        worker_key, run_max = self.random.choice(self.workers[-4:]), self.random.choice((0, 1, 1, 2, 4))
         claims = await self.both("claim", ClaimRequest(worker_key=worker_key, workflows=known, run_max=run_max, alone=alone))
         for claimed in claims.runs:
             self.note("claim", "orphan" if b"RunResumed" in claimed.entries[-1].events else "due")
@@ -155,7 +168,7 @@ class Driver:
                 self.old_writes = [*self.old_writes[-30:], write]
         self.old_runs = [*self.old_runs[-30:], *self.random.sample(runs, min(2, len(runs)))]
 
-    # --- what is written --------------------------------------------------------------------------------------------------------
+    # --- what is written ----------------------------------------------------------------------------------------------
 
     def a_write(self, runs: Sequence[RunRecord]) -> tuple[str, Write] | None:
         """A write of some kind."""
@@ -170,9 +183,9 @@ class Driver:
             return None
         run = self.random.choice(pool)
         run = replace(run, worker_key=run.worker_key or self.random.choice([*self.workers, 1]))
-        return kind, self.a_keep(run) if kind == "keep" else self.an_append(kind, run)
+        return kind, self.a_keep(run) if kind == "keep" else self.an_append(kind, run, owned)
 
-    def an_append(self, kind: str, run: RunRecord) -> Append:
+    def an_append(self, kind: str, run: RunRecord, current: Sequence[RunRecord]) -> Append:
         consumed = run.inbox_seq if self.random.random() < 0.6 else 0
         wake_at = self.random.choice((None, self.clocks.now(), self.clocks.now() + 1_500_000))
         key = f"0:{run.cursor}"
@@ -195,7 +208,9 @@ class Driver:
         elif self.random.random() < 0.1:
             fields["not_before"] = self.clocks.now() + self.random.choice((-1, 500_000))
         fields |= self.some_effects(run, key)
-        version = run.version + self.random.choice((1, 1, 1, 1, 1, 1, 0, 2))
+        # A writer that believes in a stale version and skips ahead could hit the right number with the wrong predecessor. No
+        # store notices (P2 trusts an owner's hash); readers do.
+        version = run.version + (self.random.choice((1, 1, 1, 1, 1, 1, 0, 9)) if kind == "append" and run in current else 1)
         entry = seal(run.hash, run.run_key, version, run.epoch, max(run.updated_at, self.clocks.now()), True, [event])
         return Append(entry=entry, worker_key=run.worker_key or 1, cursor=run.cursor + 1, consumed=consumed, step="s", **fields)
 
@@ -206,11 +221,10 @@ class Driver:
         if self.random.random() < 0.2:
             fields["settled"] = (f"0:{run.cursor - 1}", "gone")
         if self.random.random() < 0.2:
-            child_id = self.random.choice((f"{run.run_id}/{key}", f"{run.run_id}/{key}", self.some_id()))
+            child_id = self.random.choice((f"{run.run_id}/{key}", self.random.choice(self.run_ids)))
             child = self.new_run(child_id, parent_command=key)
             fields["children"] = (replace(child, created=b"\xff") if self.random.random() < 0.1 else child,)
             self.run_ids.append(child_id)
-            self.seen.add("child:started")
         if self.random.random() < 0.2:
             fields["posts"] = (Post(run_id=self.some_id(), message=self.message("")),)
         return fields
@@ -220,7 +234,7 @@ class Driver:
             return None
         self.handed_out += 1
         worker_key = self.random.choice(self.workers[-4:])
-        key = (worker_key << 32) + self.handed_out
+        key = ((worker_key + self.random.choice((0, 0, 0, 1))) << 32) + self.handed_out
         new = self.new_run(self.some_id())
         entry = seal(GENESIS, key, self.random.choice((1, 1, 1, 2)), 1, self.clocks.now(), True, [TimerFired("0:0")])
         return "create", Append(entry=entry, worker_key=worker_key, status=Status.RUNNING, create=new)
@@ -240,7 +254,7 @@ class Driver:
 
     def new_run(self, run_id: str, **fields: Any) -> NewRun:
         created = encode_events([TimerFired("start")])
-        recoveries = self.random.choice((0, 1, 2, 20))
+        recoveries = self.random.choice((0, 0, 1, 20))
         workflow = self.random.choice(WORKFLOWS)
         return NewRun(run_id=run_id, workflow=workflow, code_version="1", created=created, max_recoveries=recoveries, **fields)
 
@@ -267,10 +281,10 @@ async def test_both_stores_answer_alike_and_stay_alike(tmp_path: Path, seed: int
         await store.open()
     driver = Driver((memory, sqlite), clocks, seed)
 
-    for _ in range(STEPS):
+    for number in range(STEPS_MAX):
         await driver.step()
-    if any(b"ChildRefused" in each.event for run in memory._runs.values() for each in run.inbox):
-        driver.note("child", "refused")
+        if number >= STEPS_MIN and driver.seen >= SEEN_AT_LEAST:
+            break
+    await sqlite.close()
 
     assert set() == SEEN_AT_LEAST - driver.seen
-    await sqlite.close()

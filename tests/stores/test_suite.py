@@ -13,6 +13,7 @@ from everstep.records import WorkerKey
 from everstep.stores.base import Store
 from everstep.stores.memory import MemoryStore
 from everstep.stores.sqlite import SQLiteStore
+from everstep.stores.sqlite.ask import asking
 from everstep.testing.scene import Clocks
 from everstep.testing.store_suite import StoreSuite
 
@@ -56,9 +57,8 @@ class TestSQLiteStore(StoreSuite):
 @asynccontextmanager
 async def _written_by_somebody_else(path: Path) -> AsyncGenerator[None]:
     connection = apsw.Connection(str(path))
-    connection.execute(
-        "BEGIN IMMEDIATE; UPDATE runs SET status = 'dead', inbox_done = 99; DELETE FROM journal; DELETE FROM workers"
-    )
+    ask = asking(connection)
+    ask("BEGIN IMMEDIATE; UPDATE runs SET status = 'dead', inbox_done = 99; DELETE FROM journal; DELETE FROM workers")
     try:
         yield
     finally:

@@ -3,7 +3,7 @@ Who has not yet heard that something changed. Shared by all workers and clients 
 
 A worker asks the store, finds nothing, and waits. What changes in between must not be lost, so a change is remembered for each
 worker until that worker has waited for it; what a worker changed by itself is no news to it. A client without a worker has no
-such memory: it looks and at once waits, and on one event loop nothing can happen in between.
+such memory: it looks and at once waits, and on one event loop nothing can happen in between. It counts from when it began.
 """
 
 from __future__ import annotations
@@ -14,54 +14,67 @@ from everstep.records import WorkerKey
 
 
 class Changes:
-    """Remembers changes, and wakes those who wait for one."""
+    """Remembers changes, and wakes those who wait for one.
+
+    Attributes:
+        count: How many there have been.
+    """
 
     def __init__(self) -> None:
+        self.count = 0
         self._news: dict[WorkerKey, bool] = {}
-        self._waiters: dict[asyncio.Future[bool], WorkerKey | None] = {}
+        self._waiters: dict[asyncio.Future[None], WorkerKey | None] = {}
 
     def join(self, worker_key: WorkerKey) -> None:
         """Remember changes for this worker from now on."""
         self._news[worker_key] = False
 
     def leave(self, worker_key: WorkerKey) -> None:
-        """Forget the worker, and wake it if it waits."""
+        """Forget the worker; its runs are now anybody's."""
         self._news.pop(worker_key, None)
         self.mark()
 
     def mark(self, by: WorkerKey | None = None) -> None:
         """Something changed. ``by`` knows already."""
+        self.count += 1
         for worker_key in self._news:
             if worker_key != by:
                 self._news[worker_key] = True
         for waiter, waiting in self._waiters.items():
-            if (waiting is None or waiting != by) and not waiter.done():
-                waiter.set_result(True)
+            if waiting is None or waiting != by:
+                _wake(waiter)
 
-    def heard(self, worker_key: WorkerKey | None) -> bool:
-        """Tell whether there is news for this worker, and take it as heard."""
-        if worker_key is None or not self._news.get(worker_key, False):
-            return False
-        self._news[worker_key] = False
-        return True
+    async def wait(self, worker_key: WorkerKey | None, since: int, timeout: float) -> bool:
+        """Wait for news, at most ``timeout`` seconds. True if there is some, which is then taken as heard.
 
-    async def wait(self, worker_key: WorkerKey | None, timeout: float) -> bool:
-        """Wait for news for this worker, at most ``timeout`` seconds. True if there is some."""
-        if self.heard(worker_key):
+        Args:
+            worker_key: Who waits; None for a client.
+            since: A client's news are the changes after this ``count``.
+            timeout: Seconds.
+        """
+        if self._hears(worker_key, since):
             return True
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
-        alarm = loop.call_later(max(0.0, timeout), _time_is_up, waiter)
+        waiter: asyncio.Future[None] = loop.create_future()
+        alarm = loop.call_later(max(0.0, timeout), _wake, waiter)
         self._waiters[waiter] = worker_key
         try:
-            changed = await waiter
+            await waiter
         finally:
             alarm.cancel()
             del self._waiters[waiter]
-        self.heard(worker_key)
-        return changed
+        # Asked anew, not told by the waker: a change may come after the alarm, before we run again.
+        return self._hears(worker_key, since)
+
+    def _hears(self, worker_key: WorkerKey | None, since: int) -> bool:
+        if worker_key is None:
+            return self.count != since
+        has_news = self._news.get(worker_key, False)
+        if has_news:
+            self._news[worker_key] = False
+        return has_news
 
 
-def _time_is_up(waiter: asyncio.Future[bool]) -> None:
+def _wake(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
-        waiter.set_result(False)
+        waiter.set_result(None)

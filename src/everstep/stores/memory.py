@@ -148,6 +148,7 @@ class MemoryStore:
                 run_count=len(self._owned_by(each.key)),
             )
             for each in self._workers.values()
+            if not each.gone or self._owned_by(each.key)
         ]
 
     # --- runs begin -----------------------------------------------------------------------------------------------------------
@@ -416,7 +417,7 @@ class MemoryStore:
     async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
         """See Store."""
         self._check_open()
-        return await self._changes.wait(worker_key, timeout)
+        return await self._changes.wait(worker_key, self._changes.count, timeout)
 
     async def list(self, query: RunFilter) -> list[RunRecord]:
         """See Store."""

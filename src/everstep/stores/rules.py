@@ -109,8 +109,8 @@ def objection(write: Write) -> str:
     if isinstance(write, Keep):
         return ""
     entry, new = write.entry, write.create
-    if new is not None and (entry.version != 1 or entry.run_key // RUN_KEYS_PER_WORKER != write.worker_key):
-        return f"entry {entry.version} of run key {entry.run_key} cannot create run {new.run_id} for worker {write.worker_key}"
+    if new is not None and entry.run_key // RUN_KEYS_PER_WORKER != write.worker_key:
+        return f"run key {entry.run_key} of run {new.run_id} was not handed out by worker {write.worker_key}"
     texts = [entry.events, *(child.created for child in write.children), *(post.message.event for post in write.posts)]
     reasons = [_objection_to_text(text) for text in texts]
     return next((reason for reason in reasons if reason), "")

@@ -36,7 +36,7 @@ _ATTEMPTS: Final = (
 )
 _WORKERS: Final = """
 SELECT worker_key, name, gone = '', lease_seconds, (SELECT count(*) FROM runs WHERE runs.worker_key = workers.worker_key)
-FROM workers ORDER BY worker_key
+FROM workers WHERE gone = '' OR EXISTS (SELECT 1 FROM runs WHERE runs.worker_key = workers.worker_key) ORDER BY worker_key
 """
 
 _LIST: Final = f"""
@@ -92,7 +92,7 @@ def attempts(ask: Ask, run_key: RunKey) -> list[AttemptRecord]:
 
 
 def workers(ask: Ask) -> list[WorkerRecord]:
-    """All that are alive or still own runs: other rows are removed."""
+    """All that are alive or still own runs; a dead one may have given back its last run itself, before anybody claimed it."""
     return [
         WorkerRecord(worker_key=key, name=name, alive=bool(alive), lease_seconds=lease_seconds, run_count=count)
         for key, name, alive, lease_seconds, count in ask(_WORKERS)

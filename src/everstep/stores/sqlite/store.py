@@ -177,7 +177,7 @@ class SQLiteStore:
         if seen.name is None:
             return Claims([])
         if not seen.is_worth_it:
-            return Claims([], seen.next_due_at)
+            return Claims([], seen.next_due_at, died=[])
         claims, forgotten = await state.writer.run(lambda tx: claim.claim(tx, request, seen.died))
         self._forget(forgotten)
         if claims.runs or claims.died:
@@ -186,15 +186,13 @@ class SQLiteStore:
 
     async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
         """See Store."""
-        deadline = time.monotonic() + timeout
+        deadline, since = time.monotonic() + timeout, self._changes.count
         while True:
             state = self._state()
             if state.watch.look(may_ask=state.writer.is_idle):
                 self._changes.mark()
-                if worker_key is None:
-                    return True
             left = deadline - time.monotonic()
-            if await self._changes.wait(worker_key, min(left, LOOK_SECONDS)):
+            if await self._changes.wait(worker_key, since, min(left, LOOK_SECONDS)):
                 return True
             if left <= 0:
                 return False

@@ -35,7 +35,7 @@ INSERT INTO journal(run_key, version, prev, epoch, at, drained, events, hash) VA
 """
 _INSERT_FIRST_OF_OWNED: Final = """
 INSERT INTO journal(run_key, version, prev, epoch, at, drained, events, hash) SELECT ?1, ?2, 0, ?3, ?4, ?5, ?6, ?7
-WHERE EXISTS (SELECT 1 FROM workers WHERE worker_key = ?8 AND gone = '')
+WHERE ?2 = 1 AND EXISTS (SELECT 1 FROM workers WHERE worker_key = ?8 AND gone = '')
   AND NOT EXISTS (SELECT 1 FROM runs WHERE run_id = ?9) AND NOT EXISTS (SELECT 1 FROM runs WHERE run_key = ?1)
 """
 _INSERT_RUN: Final = """
