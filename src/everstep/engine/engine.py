@@ -130,6 +130,7 @@ class Engine(Client):
         """Start a run, or join the one that has this id: see ``Client.start``. It begins here at once if there is room."""
         with closing_if_refused(call):
             worker = await self._opened_worker()
+            await worker.turn.wait()
             if isinstance(call.definition, Workflow):
                 self.registry.add(call.definition)
             if delay or not worker.can_start_here or worker.driver_of(id or "") is not None:

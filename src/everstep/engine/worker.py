@@ -29,7 +29,6 @@ from everstep.engine.driver import Driver, Facts
 from everstep.engine.leases import RENEWALS_PER_LEASE, LeaseKeeper
 from everstep.engine.steps import ThreadPool, Tools
 from everstep.engine.turns import Turn
-from everstep.engine.turns import Turn
 from everstep.errors import StoreUnavailable
 from everstep.events import RunClaimed, RunCreated
 from everstep.records import Micros, RunKey
@@ -51,7 +50,6 @@ class Worker:
         tools: What steps need.
         committer: What writes.
         turn: To be waited for before a run is begun.
-        turn: To be waited for before a run is begun.
     """
 
     def __init__(
@@ -61,7 +59,6 @@ class Worker:
         self.active: dict[RunKey, Driver] = {}
         self.tools = Tools(store.now, ThreadPool(thread_max), random, contextvars.copy_context(), asyncio.get_running_loop())
         self.committer = Committer(store, random)
-        self.turn = Turn()
         self.turn = Turn()
         self.worker_key = 0
         self.name = f"{socket.gethostname()}:{os.getpid()}"
