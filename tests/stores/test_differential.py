@@ -27,7 +27,7 @@ from everstep.stores.sqlite import SQLiteStore
 from everstep.testing.scene import Clocks
 
 STEPS_MIN, STEPS_MAX = 500, 8000
-WORKFLOWS = ("checkout", "refund")
+WORKFLOWS: tuple[str, ...] = ("checkout", "refund")
 CODES = ("code-1", "code-2")
 SEEN_AT_LEAST = {
     *(f"append:{outcome}" for outcome in ("Landed", "Fenced", "TooEarly", "Refused")),

@@ -1,5 +1,8 @@
 """The SQLite store between processes: real ones, really killed."""
 
+# pyright: reportPrivateUsage=false
+# A test may look inside.
+
 from __future__ import annotations
 
 import asyncio
@@ -8,10 +11,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import apsw
 import pytest
 
 from everstep.events import RunResumed
@@ -74,7 +78,7 @@ asyncio.run(main())
 
 
 @contextmanager
-def python(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def python(program: str, *arguments: str) -> Generator[subprocess.Popen[str]]:
     """A process that runs the program, and does not outlive the test."""
     process = subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
@@ -104,6 +108,19 @@ def tell(process: subprocess.Popen[str], line: str) -> list[str]:
     while (answer := said(process)) != ["done"]:
         answers += answer
     return answers
+
+
+def traced(*connections: apsw.Connection) -> list[str]:
+    """What these connections run from now on."""
+    statements: list[str] = []
+
+    def trace(_cursor: object, statement: str, _bindings: object) -> bool:
+        statements.append(statement)
+        return True
+
+    for connection in connections:
+        setattr(connection, "exec_trace", trace)  # noqa: B010  # its type names what Python 3.11 has not
+    return statements
 
 
 @pytest.fixture
@@ -182,9 +199,7 @@ async def test_a_worker_that_waits_runs_no_statement(store: SQLiteStore) -> None
     await store.create([new_run()])
     while await store.wait_for_work(worker, 0.1):
         pass
-    statements: list[str] = []
-    writing = store._state().writer._connection
-    writing.set_exec_trace(lambda _cursor, statement, _bindings: statements.append(statement) or True)
+    statements = traced(store._state().writer._connection)
 
     assert not await store.wait_for_work(worker, 0.3)
 
@@ -213,10 +228,8 @@ async def test_several_processes_write_to_one_file_without_loss_or_error(store: 
 async def test_a_claim_finds_nothing_with_few_statements(store: SQLiteStore) -> None:
     """The idle bar: a worker that looks now and then costs less than a statement a second for each look it takes."""
     worker = await store.enlist("me", 15)
-    statements: list[str] = []
     state = store._state()
-    for connection in (state.reading, state.writer._connection):
-        connection.set_exec_trace(lambda _cursor, statement, _bindings: statements.append(statement) or True)
+    statements = traced(state.reading, state.writer._connection)
 
     await store.claim(ClaimRequest(worker_key=worker, workflows={WORKFLOW: CODE, "refund": CODE}, run_max=10))
 

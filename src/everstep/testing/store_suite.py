@@ -744,13 +744,12 @@ class StoreSuite:
     async def test_unread_messages_do_not_hold_up_a_verdict_or_a_run_that_is_due_at_once(self, scene: Scene) -> None:
         """P11: whoever takes the run next finds them."""
         worker = await scene.worker()
-        for number, fields in enumerate(
-            (
-                {"status": Status.PAUSED, "refused_by": CODE},
-                {"status": Status.DEAD},
-                {"status": Status.QUEUED, "release": True, "wake_at": scene.store.now()},
-            )
-        ):
+        ways: tuple[dict[str, Any], ...] = (
+            {"status": Status.PAUSED, "refused_by": CODE},
+            {"status": Status.DEAD},
+            {"status": Status.QUEUED, "release": True, "wake_at": scene.store.now()},
+        )
+        for number, fields in enumerate(ways):
             run = await scene.owned(worker, f"order-{number}")
             await scene.store.post(run.run_id, message(TimerFired("0:1")))
 
