@@ -29,7 +29,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from hashlib import blake2b
-from types import FrameType
+from types import CoroutineType, FrameType
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias, TypeVar
 
 from everstep.errors import Evicted, UsageError
@@ -360,6 +360,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         if id(coro) not in self._given:
             given = taker.f_locals.get("aws", taker.f_locals.get("fs"))
             if not isinstance(given, (list, tuple)):
+                if not isinstance(coro, CoroutineType):
+                    return self._start(coro, self._next_path(), None, None)  # A call: sets of them iterate alike everywhere.
                 coro.close()
                 raise UsageError(
                     "as_completed() was given coroutines in something other than a list or a tuple, so their order is not known. "

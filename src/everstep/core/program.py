@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 from asyncio import CancelledError, tasks
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from pathlib import Path
 from random import Random
+from types import FrameType
 from typing import Any, assert_never
 
 from msgspec import Raw
@@ -69,6 +73,8 @@ from everstep.records import ErrorRecord, Micros
 
 logger = logging.getLogger("everstep")
 
+_DRAIN = DeterministicLoop.drain.__code__
+_NOT_OF_USERS = tuple(f"{folder}{os.sep}" for folder in (Path(asyncio.__file__).parent, Path(__file__).parents[1]))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEVER = StepScheduled("", "", NO_PAYLOAD, "")
 """What code is given to wait for that cannot be unwound."""
@@ -344,7 +350,7 @@ class Program:
             )
         delay = max(0, round(delay_seconds * 1e6))
         key = self.loop.next_key()
-        event = self._record(TimerStarted(key, delay, self._at + delay))
+        event = self._record(TimerStarted(key, delay, self._at + delay, _user_line()))
         assert isinstance(event, TimerStarted)
         self.timers[key] = Timer(event, handle)
         self._timer_keys[id(handle)] = key
@@ -379,8 +385,6 @@ class Program:
         return True
 
     def _recorded_on(self) -> str:
-        import sys
-
         running = f"{sys.version_info.major}.{sys.version_info.minor}"
         recorded = self._created.python if self._created else running
         if recorded == running:
@@ -422,6 +426,16 @@ class Program:
     def current_task(self) -> asyncio.Task[Any] | None:
         """The task whose code is running."""
         return tasks.current_task(self.loop)
+
+
+def _user_line() -> str:
+    """The line of user code that is running, without the frames of asyncio and everstep above it."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.startswith(_NOT_OF_USERS):
+        if frame.f_code is _DRAIN:
+            return ""  # A callback: nothing further down asked for it.
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}" if frame is not None else ""
 
 
 def _declared_errors(definition: Step[..., Any] | Workflow[..., Any]) -> dict[str, type[BaseException]]:
