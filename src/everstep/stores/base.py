@@ -4,7 +4,8 @@ The store contract. A store keeps runs, journals, attempts, inboxes and workers;
 Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each by its number:
 
     P1   What was acknowledged is durable. What raised has either happened whole or not at all; repeating the same write tells.
-    P2   A run's versions are gapless from 1 and each entry is chained to the one before by its hash.
+    P2   A run's versions are gapless from 1 and each entry is chained to the one before by its hash. The hash of an owner's entry
+         is taken as it comes: who reads a journal verifies it.
     P3   An entry lands only at exactly the next version, and only with the epoch of the run's current owner.
     P4   Landing is idempotent: an entry whose hash is already stored at its version answers ``Landed`` and changes nothing.
     P5   Side effects of a write (children, messages, consumption, attempts, release, outcome) happen iff its entry lands, in
@@ -15,8 +16,9 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
          the same run. A run of an unknown workflow, or refused by exactly this code, is never handed out.
     P9   A worker proved dead is marked dead before any of its runs is claimed, and a dead token never renews.
     P10  Messages are numbered per run without gaps, in order; a dedupe key is accepted once; posting to an unowned run makes it
-         due. A run at rest accepts none.
+         due, unless it is paused. A run at rest accepts none.
     P11  Release (parking) and ending succeed only if the inbox is consumed to its end; else ``Behind`` and nothing has changed.
+         Verdicts (paused, dead) and a release that is due at once lose no wake-up and are not held up.
     P12  A write whose ``not_before`` lies in the future of the store's clock is refused with ``TooEarly``, and changes nothing.
     P13  A run that comes to rest posts its outcome to its parent's inbox in the same transaction.
     P14  A run whose workers keep dying without progress is first claimed alone, then ends dead (``judge_recovery``).

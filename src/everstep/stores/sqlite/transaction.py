@@ -34,7 +34,7 @@ FAST_COMMIT_SECONDS = 0.0005
 _WEIGHT = 0.1
 """Of the newest commit in the average. One that checkpoints (some ms, one in hundreds) does not make a disk slow."""
 _BACKOFF_SECONDS = 0.001
-_BACKOFF_SECONDS_MAX = 0.05
+_BACKOFF_SECONDS_MAX = 0.02
 
 T = TypeVar("T")
 
