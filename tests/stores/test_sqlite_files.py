@@ -17,17 +17,17 @@ import apsw
 import pytest
 
 from everstep.errors import CorruptJournal, InvalidStoreURL, SchemaMismatch, StoreFull, StoreUnavailable, UsageError
-from everstep.events import CancelRequested
+from everstep.events import CancelRequested, RunResumed
 from everstep.journal import verify_chain
 from everstep.records import Status
-from everstep.stores.base import Landed, Refused, RunFilter
+from everstep.stores.base import ClaimRequest, Landed, Refused, RunFilter
 from everstep.stores.memory import MemoryStore
 from everstep.stores.sqlite import SQLiteStore, claim, schema
 from everstep.stores.sqlite.ask import Row, asking, only
 from everstep.stores.sqlite.clock import check_sqlite_clock
 from everstep.stores.sqlite.connection import network_file_system
 from everstep.stores.urls import open_store
-from everstep.testing.scene import Clocks, Scene, message, new_run
+from everstep.testing.scene import CODE, WORKFLOW, Clocks, Scene, message, new_run
 
 
 @pytest.fixture
@@ -369,6 +369,48 @@ async def test_a_chain_bent_into_a_ring_is_read_to_an_end(scene: Scene, path: Pa
     sql(path, "UPDATE journal SET prev = (SELECT max(id) FROM journal)")
 
     assert len(await scene.store.load(run.run_key)) <= 2
+
+
+# --- claims -------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_heartbeat_between_looking_and_claiming_saves_the_worker(scene: Scene) -> None:
+    """P9: a lease that ran out is no proof, if its owner renewed it before it was marked dead."""
+    late, heir = await scene.worker("host:1"), await scene.worker("host:2")
+    await scene.owned(late)
+    scene.clocks.advance(100)
+    assert isinstance(scene.store, SQLiteStore)
+    state = scene.store._state()
+    request = ClaimRequest(worker_key=heir, workflows={WORKFLOW: CODE}, run_max=9)
+    seen = claim.look(state.ask, request, state.locks, scene.clocks.now(), scene.clocks.monotonic())
+    assert [late] == [each.worker_key for each, _ in seen.died]
+
+    assert await scene.store.heartbeat(late)
+    claims, _ = await state.writer.run(lambda tx: claim.claim(tx, request, seen.died))
+
+    assert [] == claims.runs
+    assert await scene.store.heartbeat(late)
+
+
+async def test_a_worker_of_another_boot_is_dead(scene: Scene, path: Path) -> None:
+    """Its lease counts on a clock that began anew."""
+    await scene.owned(await scene.worker("host:1"))
+    heir = await scene.worker("host:2")
+    sql(path, "UPDATE workers SET boot_id = 'before', heartbeat = 1e9 WHERE name = 'host:1'")
+
+    claimed = await scene.claim_one(heir)
+
+    assert [RunResumed("host:2", "host:1", "rebooted")] == claimed.entries[-1].decoded()
+
+
+async def test_a_worker_whose_lock_file_is_missing_lives_by_its_lease(scene: Scene, path: Path) -> None:
+    """Somebody tidied up; that proves nothing."""
+    await scene.owned(await scene.worker("host:1"))
+    heir = await scene.worker("host:2")
+    for lock in path.with_name("state.db.workers").iterdir():
+        lock.unlink()
+
+    assert [] == (await scene.claim(heir)).runs
 
 
 # --- plans --------------------------------------------------------------------------------------------------------------------

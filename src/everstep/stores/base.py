@@ -4,8 +4,8 @@ The store contract. A store keeps runs, journals, attempts, inboxes and workers;
 Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each by its number:
 
     P1   What was acknowledged is durable. What raised has either happened whole or not at all; repeating the same write tells.
-    P2   A run's versions are gapless from 1 and each entry is chained to the one before by its hash. The hash of an owner's entry
-         is taken as it comes: who reads a journal verifies it.
+    P2   A run's versions are gapless from 1 and each entry is chained to the one before by its hash. The hash of an owner's
+         entry is taken as it comes: who reads a journal verifies it.
     P3   An entry lands only at exactly the next version, and only with the epoch of the run's current owner.
     P4   Landing is idempotent: an entry whose hash is already stored at its version answers ``Landed`` and changes nothing.
     P5   Side effects of a write (children, messages, consumption, attempts, release, outcome) happen iff its entry lands, in

@@ -884,6 +884,18 @@ class StoreSuite:
         assert dead.outcome is not None
         assert [RunDied] == [type(each) for each in decode_events(dead.outcome)]
 
+    async def test_a_death_in_company_ends_no_run(self, scene: Scene) -> None:
+        """P14: whichever of the two it was, it is found out by claiming each alone."""
+        worker, heir = await scene.worker("host:1"), await scene.worker("host:2")
+        await scene.store.create([new_run("a", max_recoveries=0), new_run("b", max_recoveries=0)])
+        assert 2 == len((await scene.claim(worker)).runs)
+        await self.kill_worker(scene.store, worker)
+
+        claims = await scene.claim(heir, alone=True)
+
+        assert ([], True) == (claims.died, claims.suspects_wait)
+        assert [("a", 1)] == [(each.run.run_id, each.run.deaths) for each in claims.runs]
+
     async def test_the_death_of_a_run_is_told_to_its_parent(self, scene: Scene) -> None:
         """P13, P14: also when the store is who ends it."""
         worker, doomed = await scene.worker("host:1"), await scene.worker("host:2")

@@ -22,10 +22,10 @@ from everstep.stores.sqlite.clock import check_sqlite_clock
 
 LOCK_TRIES: Final = 10
 LOCK_PAUSE_SECONDS: Final = 0.0004
-"""We try for the lock for 4 ms before the event loop goes on and ``Writer`` tries again later. SQLite's own waiting (1 ms, 2 ms, …)
-would mostly look while another process that commits without a pause is at it again. Measured with two such processes, as a
-fraction of what one does alone, and the longest wait of either: every 1 ms 1.0 and up to 1.2 s, every 0.4 ms 0.9 to 1.0 and 0.1
-to 0.4 s, every 0.1 ms 0.6 and 0.05 s (each change of hands costs the other a look at the log)."""
+"""We try for the lock for 4 ms before the event loop goes on and ``Writer`` tries again later. SQLite's own waits (1 ms, 2 ms
+and so on) would mostly look while another process that commits without a pause is at it again. Measured with two such
+processes, in commits of both per commits of one alone, and the longest wait of either: every 1 ms 1.0 and up to 1.2 s, every
+0.4 ms 0.9 to 1.0 and 0.1 to 0.4 s, every 0.1 ms 0.6 and 0.05 s (a change of hands costs the other a look at the log)."""
 OWN_DIRECTORY: Final = ".everstep"
 _NETWORK: Final = frozenset(
     {

@@ -108,13 +108,21 @@ class SQLiteStore:
     async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:
         """See Store."""
         state = self._state()
+        locked: list[WorkerKey] = []
 
         def work(tx: Tx) -> WorkerKey:
             worker_key = workers.enlist(tx, name, lease_seconds, self._monotonic())
             state.locks.hold(worker_key)
+            locked.append(worker_key)
             return worker_key
 
-        worker_key = await state.writer.run(work)
+        try:
+            worker_key = await state.writer.run(work)
+        except StoreUnavailable:
+            # The key was not given out for good: whoever gets it must find its lock free.
+            for each in locked:
+                state.locks.let_go(each)
+            raise
         state.workers.add(worker_key)
         self._changes.join(worker_key)
         return worker_key
