@@ -15,6 +15,7 @@ import time
 from asyncio import CancelledError
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -37,46 +38,87 @@ from everstep.retry import next_delay
 logger = logging.getLogger("everstep")
 
 
+CANCEL_SECONDS = 5.0
+"""What a body gets to unwind once it was told to stop; one that goes on regardless is left behind, as a thread is."""
+
+
 class ThreadPool:
-    """The bounded pool for plain functions, and the count of threads that outlived their attempt.
+    """The bounded pool for plain functions, and the bodies that outlived their attempt.
 
     Attributes:
         thread_max: How many bodies may run at once.
-        lost_count: Threads that still run a body whose attempt timed out.
     """
 
     def __init__(self, thread_max: int) -> None:
         self.thread_max = thread_max
-        self.lost_count = 0
         self._executor = ThreadPoolExecutor(thread_max, thread_name_prefix="everstep-step")
+        self._free = asyncio.Semaphore(thread_max)
+        self._lost: set[Future[Any]] = set()
+        self._strays: set[asyncio.Task[None]] = set()
+
+    @property
+    def lost_count(self) -> int:
+        """Threads that still run a body whose attempt is over."""
+        return len(self._lost)
 
     @property
     def is_exhausted(self) -> bool:
         """Every thread is lost: nothing can be executed here until one comes back."""
-        return self.lost_count >= self.thread_max
+        return len(self._lost) >= self.thread_max
 
-    async def run(self, function: Callable[[], Any], name: str) -> Any:
-        """Run it in a thread; if the waiting task is cancelled meanwhile, the thread is counted as lost until it ends."""
-        future = self._executor.submit(contextvars.copy_context().run, function)
+    async def run(self, function: Callable[[], Any], name: str, begin: Callable[[], None]) -> tuple[Any, BaseException | None]:
+        """Run it in a thread; ``begin`` is called once one is free. If the waiting task is cancelled meanwhile, the thread is lost.
+
+        Returns:
+            Its result, or None and what it raised. (Not every exception can be raised through a future: StopIteration cannot.)
+        """
+        await self._free.acquire()
+        try:
+            begin()
+            future = self._executor.submit(contextvars.copy_context().run, _outcome_of, function)
+        except BaseException:
+            self._free.release()
+            raise
         try:
             return await asyncio.wrap_future(future)
-        except CancelledError:
-            if future.running():
+        finally:
+            if future.done():
+                self._free.release()
+            else:
                 self._lose(future, name)
-            raise
+
+    def leave_behind(self, task: asyncio.Task[None], name: str) -> None:
+        """A body that goes on although it was told to stop: nobody waits for it any more."""
+        logger.warning("step %s goes on although it was cancelled; the next attempt may overlap with it", name)
+        self._strays.add(task)
+        task.add_done_callback(self._strays.discard)
 
     def close(self) -> None:
         """Take no more work. Threads that still run are not waited for."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _lose(self, future: Future[Any], name: str) -> None:
-        self.lost_count += 1
-        if self.lost_count == 1:
+        if not self._lost:
             logger.warning("a thread of step %s cannot be stopped and lives on; the next attempt may overlap with it", name)
-        future.add_done_callback(self._regain)
+        self._lost.add(future)
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda done: _tell(loop, self._regain, done))
 
-    def _regain(self, _: Future[Any]) -> None:
-        self.lost_count -= 1
+    def _regain(self, future: Future[Any]) -> None:
+        self._lost.discard(future)
+        self._free.release()
+
+
+def _outcome_of(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return function(), None
+    except BaseException as error:  # noqa: BLE001  # whatever a body raises is its outcome
+        return None, error
+
+
+def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[[Future[Any]], None], future: Future[Any]) -> None:
+    with suppress(RuntimeError):  # The loop was closed meanwhile: nobody counts any more.
+        loop.call_soon_threadsafe(callback, future)
 
 
 _UNSET = datetime.min.replace(tzinfo=UTC)
@@ -134,8 +176,11 @@ class StepRun:
         "_beat_at",
         "_began_at",
         "_definition",
+        "_details",
+        "_execution_count",
         "_expired",
         "_expiry",
+        "_first_attempt",
         "_host",
         "_inherited",
         "_is_stopped",
@@ -161,6 +206,9 @@ class StepRun:
         self._definition = operation.definition
         self._args = operation.event.args
         self._plan = plan
+        self._details = plan.details
+        self._execution_count = 0
+        self._first_attempt = plan.attempt
         self._task: asyncio.Task[None] | None = None
         self._alarm: Alarm | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -203,7 +251,7 @@ class StepRun:
             failures=plan.failures,
             due_at=due_at,
             recoveries=self._host.recoveries,
-            details=plan.details,
+            details=self._details,
         )
 
     # --- what the body sees (StepScope) ---------------------------------------------------------------------------------------
@@ -220,8 +268,8 @@ class StepRun:
 
     @property
     def attempt(self) -> int:
-        """The attempt that is being executed."""
-        return self._plan.attempt
+        """The first attempt that is executed here; each later one has a scope of its own."""
+        return self._first_attempt
 
     @property
     def epoch(self) -> int:
@@ -246,10 +294,15 @@ class StepRun:
 
     def beat(self, details: bytes | None) -> None:
         """A heartbeat, possibly from another thread."""
+        self.take_beat(self._first_attempt, details)
+
+    def take_beat(self, attempt: int, details: bytes | None) -> None:
+        """A heartbeat of one attempt. One that was given up may still beat, and is not taken for the one that runs."""
+        if attempt != self._plan.attempt:
+            return
         self._beat_at = time.monotonic()
         if details is not None:
-            plan = self._plan
-            self._plan = Plan(attempt=plan.attempt, failures=plan.failures, details=details)
+            self._details = details
             self.is_dirty = True
 
     # --- one attempt ----------------------------------------------------------------------------------------------------------
@@ -257,35 +310,40 @@ class StepRun:
     def _launch(self) -> None:
         self.waits_until = None
         if self._plan.due_at is not None:
-            self._plan = Plan(attempt=self._plan.attempt, failures=self._plan.failures, details=self._plan.details)
+            self._plan = Plan(attempt=self._plan.attempt, failures=self._plan.failures, details=self._details)
         # A context of its own: what one body sets must not reach the next, which may be started from inside it.
         self._task = asyncio.Task(self._attempt(), loop=self._tools.loop, context=self._tools.base_context.copy())
 
     async def _attempt(self) -> None:
         definition = self._definition
         self._expired = ""
-        self._inherited = self._plan.details
-        if definition.timeout is not None or definition.heartbeat_timeout is not None:
-            self._arm()
-        step_scope.set(self)
+        self._inherited = self._details
+        self._execution_count += 1
+        execution, value, error = self._execution_count, None, None
+        step_scope.set(self if execution == 1 else _LaterAttempt(self, self._plan.attempt))
         try:
             args, kwargs = definition.arguments.decode(self._args)
             if definition.is_async:
+                self._arm()
                 value = await definition.function(*args, **kwargs)
             else:
-                value = await self._tools.threads.run(partial(definition.function, *args, **kwargs), definition.name)
-        except CancelledError as error:
-            self._disarm()
-            if not self._is_stopped:
-                self._failed(StepTimeout(self._expired, step=definition.name) if self._expired else error)
-        except (Exception, SystemExit) as error:
-            self._disarm()
-            if not self._is_stopped:
-                self._failed(error)
+                body = partial(definition.function, *args, **kwargs)
+                value, error = await self._tools.threads.run(body, definition.name, self._arm)
+        except CancelledError as cancelled:
+            error = StepTimeout(self._expired, step=definition.name) if self._expired else cancelled
+        except (KeyboardInterrupt, GeneratorExit):
+            raise  # The program is being stopped.
+        except BaseException as raised:  # noqa: BLE001  # whatever a body raises is its outcome
+            error = raised
+        if execution != self._execution_count:
+            return  # It was left behind, and the step goes on without it.
+        self._disarm()
+        if self._is_stopped:
+            return
+        if error is None:
+            self._returned(value)
         else:
-            self._disarm()
-            if not self._is_stopped:
-                self._returned(value)
+            self._failed(error)
 
     def _returned(self, value: Any) -> None:
         try:
@@ -303,7 +361,7 @@ class StepRun:
             self._fail_for_good(error)
             return
         due_at = self._tools.now() + round(delay * 1e6)
-        self._plan = Plan(attempt=self._plan.attempt + 1, failures=failures, due_at=due_at, details=self._plan.details)
+        self._plan = Plan(attempt=self._plan.attempt + 1, failures=failures, due_at=due_at, details=self._details)
         self.waits_until = due_at
         self._alarm = Alarm(self._tools.now, due_at, self._launch)
         self._host.waits(self.record())
@@ -316,6 +374,8 @@ class StepRun:
 
     def _arm(self) -> None:
         definition, loop = self._definition, self._tools.loop
+        if definition.timeout is None and definition.heartbeat_timeout is None:
+            return
         self._began_at, self._beat_at = datetime.now(UTC), time.monotonic()
         if definition.timeout is not None:
             why = f"step {definition.name} took longer than {definition.timeout:g} s"
@@ -332,9 +392,17 @@ class StepRun:
             self._watcher = self._tools.loop.call_later(left, self._watch, seconds)
 
     def _expire(self, why: str) -> None:
+        self._disarm()
         self._expired = why
         if self._task is not None:
             self._task.cancel()
+            self._expiry = self._tools.loop.call_later(CANCEL_SECONDS, self._leave_behind, self._task)
+
+    def _leave_behind(self, task: asyncio.Task[None]) -> None:
+        self._tools.threads.leave_behind(task, self._definition.name)
+        self._execution_count += 1
+        self._disarm()
+        self._failed(StepTimeout(self._expired, step=self._definition.name))
 
     def _disarm(self) -> None:
         if self._expiry is not None:
@@ -343,3 +411,20 @@ class StepRun:
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None
+
+
+class _LaterAttempt:
+    """What the body of a further attempt sees: the step with another number (see ``everstep.ambient.StepScope``)."""
+
+    __slots__ = ("_step", "attempt")
+
+    def __init__(self, step: StepRun, attempt: int) -> None:
+        self._step = step
+        self.attempt = attempt
+
+    def beat(self, details: bytes | None) -> None:
+        """A heartbeat of this attempt."""
+        self._step.take_beat(self.attempt, details)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._step, name)
