@@ -139,7 +139,7 @@ class Call(Coroutine[Any, Any, R_co]):
         self._forgotten("iterated over")
 
     def __repr__(self) -> str:
-        shown = [repr(value) for value in self.args] + [f"{name}={value!r}" for name, value in self.kwargs.items()]
+        shown = [_shown(value) for value in self.args] + [f"{name}={_shown(value)}" for name, value in self.kwargs.items()]
         text = f"{self.definition.name}({', '.join(shown)})"
         return text if len(text) <= 120 else text[:119] + "…"
 
@@ -147,6 +147,13 @@ class Call(Coroutine[Any, Any, R_co]):
         # _used is missing when __init__ itself was interrupted. A run that leaves memory may well drop calls: they come again.
         if not getattr(self, "_used", True) and not getattr(_get_running_loop(), "is_closing", False):
             warnings.warn(f"call {self!r} was never awaited or started", RuntimeWarning, stacklevel=2, source=self)
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001  # the user's code; a message about the call must not fail for what is in it
+        return f"<{type(value).__name__}>"
 
 
 def _unstarted() -> Generator[Any, Any, Any]:
@@ -165,7 +172,7 @@ class _Base:
 
     def __init__(self, function: Callable[..., Any], name: str | None, what: str) -> None:
         self.function = _plain_function(function, what)
-        self.name = check_name(name or _default_name(self.function), what)
+        self.name = check_name(_default_name(self.function) if name is None else name, what)
         self.is_async = inspect.iscoroutinefunction(self.function)
         self.__doc__ = self.function.__doc__
         self.__name__ = self.function.__name__
@@ -243,8 +250,8 @@ class Workflow(_Base, Generic[P, R]):
                 f"workflow {self.name} is a plain function. Write it as 'async def': its code is replayed by a deterministic "
                 "event loop. (Its steps may be plain functions.)"
             )
-        if max_recoveries < 0:
-            raise UsageError(f"workflow {self.name}: max_recoveries={max_recoveries} is below 0.")
+        if type(max_recoveries) is not int or max_recoveries < 0:
+            raise UsageError(f"workflow {self.name}: max_recoveries={max_recoveries!r}: give a whole number, at least 0.")
         self.version = version
         self.timeout = _check_seconds(timeout, "timeout")
         self.max_recoveries = max_recoveries
@@ -422,7 +429,7 @@ def _default_name(function: types.FunctionType) -> str:
 
 
 def _check_seconds(value: float | None, what: str) -> float | None:
-    if value is not None and not 0 < value < float("inf"):
+    if value is not None and not (type(value) in (int, float) and 0 < value < float("inf")):
         raise UsageError(f"{what}={value!r}: give a positive number of seconds, or None for no limit.")
     return value
 

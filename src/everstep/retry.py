@@ -36,19 +36,26 @@ class Retry:
     give_up_on: tuple[type[Exception], ...] = ()
 
     def __post_init__(self) -> None:
-        wrong = (
-            self.attempts is not None
-            and self.attempts < 1
-            or not 0 <= self.delay < float("inf")
-            or not 1 <= self.factor < float("inf")
-            or not 0 <= self.max_delay < float("inf")
-            or not 0 <= self.jitter <= 1
+        is_possible = (
+            (self.attempts is None or (type(self.attempts) is int and self.attempts >= 1))
+            and all(type(number) in (int, float) for number in (self.delay, self.factor, self.max_delay, self.jitter))
+            and 0 <= self.delay < float("inf")
+            and 1 <= self.factor < float("inf")
+            and 0 <= self.max_delay < float("inf")
+            and 0 <= self.jitter <= 1
+            and all(map(_is_exceptions, (self.on, self.give_up_on)))
         )
-        if wrong:
+        if not is_possible:
             raise UsageError(
-                f"{self!r} is not a possible policy: attempts is at least 1 or None, delays are finite and at least 0, "
-                "factor is at least 1, jitter is between 0 and 1."
+                f"{self!r} is not a possible policy: attempts is a whole number of at least 1 or None, delays are finite numbers of "
+                "seconds and at least 0, factor is at least 1, jitter is between 0 and 1, on and give_up_on are tuples of "
+                "exception types."
             )
+
+
+def _is_exceptions(kinds: object) -> bool:
+    # A bare type or a list would fail only at the first error, inside isinstance().
+    return isinstance(kinds, tuple) and all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds)
 
 
 NO_RETRY = Retry(attempts=1)
