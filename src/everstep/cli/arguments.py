@@ -6,7 +6,7 @@ import inspect
 import json
 from typing import Any, NoReturn, cast
 
-from everstep.codec import Undecodable
+from everstep.codec import INT_DIGITS_MAX, Undecodable
 from everstep.definitions import Call, Workflow
 from everstep.errors import UsageError
 
@@ -30,7 +30,7 @@ def call_with(workflow: Workflow[..., Any], text: str) -> Call[Any]:
 
 def _parse(text: str) -> dict[str, Any]:
     try:
-        given = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        given = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_int)
     except json.JSONDecodeError as error:
         raise UsageError(
             f"the arguments are no JSON: {error.msg.lower()} at character {error.pos + 1}. Nothing was started. "
@@ -52,6 +52,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{twice[:60]!a} is given twice")
     return found
+
+
+def _int(digits: str) -> int:
+    if len(digits) > INT_DIGITS_MAX:
+        raise ValueError(f"a number of {len(digits):,} digits is too long")
+    return int(digits)
 
 
 def _refuse_constant(name: str) -> NoReturn:

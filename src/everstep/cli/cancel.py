@@ -19,7 +19,7 @@ from everstep.cli.faults import NOT_FOUND, OK, REFUSED, USAGE, Refusal
 from everstep.cli.inert import inert, json_text
 from everstep.cli.layout import tsv
 from everstep.cli.options import json_option, read_ids, store_option, yes_option
-from everstep.cli.session import connected
+from everstep.cli.session import breathe, connected
 from everstep.cli.terminal import Terminal, current_terminal
 from everstep.cli.words import count
 from everstep.client import Client
@@ -91,6 +91,7 @@ async def _cancel(terminal: Terminal, url: str, ids: Sequence[str], reason: str,
             for run_id in ids:
                 answers.append(await _ask(client, run_id, reason))
                 _print(terminal, answers[-1], as_json=as_json)
+                await breathe()
     finally:
         terminal.hint(_summary(answers, len(ids)))
         if as_json and len(ids) > 1:

@@ -72,6 +72,8 @@ def _broken_at(run: RunRecord, entries: Sequence[Entry], version: int) -> Damage
         return Damage(run.run_id, version, "missing entry", str(version), str(entry.version))
     if entry.hash != expected:
         return Damage(run.run_id, version, "hash", _short(expected), _short(entry.hash))
+    if len(entries) < run.version:
+        return Damage(run.run_id, len(entries) + 1, "missing entry", f"{run.version} entries", str(len(entries)))
     if entry.hash != run.hash and version == len(entries):
         return Damage(run.run_id, version, "head of the run", _short(run.hash), _short(entry.hash))
     return Damage(run.run_id, version, "time runs backwards", f"at least {entries[version - 2].at}", str(entry.at))

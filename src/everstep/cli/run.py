@@ -52,7 +52,7 @@ def _invoke(arguments: Sequence[str]) -> int:
         return _said(terminal, explain(error))
     except EverstepError as error:
         return _said(terminal, explain(error))
-    except OSError:
+    except (OSError, click.Abort):
         raise
     except Exception as error:  # noqa: BLE001  # the last line of defence: one sentence instead of a traceback
         return _said(terminal, unexpected(error))

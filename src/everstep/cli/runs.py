@@ -14,7 +14,7 @@ from everstep.cli.inert import json_text
 from everstep.cli.layout import columns, tsv
 from everstep.cli.options import store_option
 from everstep.cli.rows import HEADS, RIGHT, run_json, table_row, tsv_row
-from everstep.cli.session import connected
+from everstep.cli.session import breathe, connected
 from everstep.cli.terminal import Terminal, current_terminal
 from everstep.cli.words import count
 from everstep.client import Client
@@ -81,6 +81,7 @@ async def pages(client: Client, wanted: Filter, before: RunKey | None, limit: in
         if len(page) < size or (wanted.id_exact and any(wanted.admits(run.run_id) for run in page)):
             return
         before = page[-1].run_key
+        await breathe()
 
 
 async def _stream(terminal: Terminal, runs: AsyncIterator[RunRecord], form: Form, now: Micros) -> None:

@@ -174,7 +174,7 @@ def _message(error: ErrorRecord | None) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = [name if number == 1 else f"{name} (×{number})" for name, number in _counted(names[:1000])]
+    shown = [name if number == 1 else f"{name} (×{number})" for name, number in _counted(names)]
     return ", ".join(shown) if len(shown) <= 5 else f"{', '.join(shown[:4])} and {len(shown) - 4} more"
 
 

@@ -7,6 +7,7 @@ error, and leave a file.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,6 +35,11 @@ async def connected(url: str, *, create: bool = False) -> AsyncGenerator[Client]
         _refuse_missing_file(url)
     async with Client(url) as client:
         yield client
+
+
+async def breathe() -> None:
+    """Let Ctrl-C through: asyncio delivers it only where somebody waits, and a store may answer without ever waiting."""
+    await asyncio.sleep(0)
 
 
 async def worker_names(client: Client) -> Mapping[WorkerKey, WorkerRecord]:

@@ -17,7 +17,7 @@ from everstep.cli.session import connected
 from everstep.cli.targets import workflow_of
 from everstep.cli.terminal import Terminal, current_terminal
 from everstep.client import Client, Handle
-from everstep.definitions import Workflow
+from everstep.definitions import Call
 from everstep.errors import RunTimeout, UsageError
 from everstep.events import RunSucceeded, decode_events
 from everstep.records import RunRecord, Status
@@ -42,7 +42,11 @@ def command(target: str, arguments: str, run_id: str | None, wait: bool, timeout
         raise UsageError("--timeout says how long to wait. Nothing was started. Add --wait.")
     workflow = workflow_of(target)
     call = call_with(workflow, arguments)
-    return asyncio.run(_start(Starting(current_terminal(), target, wait, timeout, as_json), url, workflow, call, run_id))
+    asked = Starting(current_terminal(), target, wait, timeout, as_json)
+    try:
+        return asyncio.run(_start(asked, url, call, run_id))
+    finally:
+        call.close()  # If it came to nothing, its author must not be told to await it.
 
 
 class Starting:
@@ -60,7 +64,7 @@ class Starting:
         self.terminal.data(json_text(value, ascii_only=not self.terminal.has_unicode))
 
 
-async def _start(asked: Starting, url: str, workflow: Workflow[..., Any], call: Any, run_id: str | None) -> int:
+async def _start(asked: Starting, url: str, call: Call[Any], run_id: str | None) -> int:
     async with connected(url, create=True) as client:
         handle: Handle[Any] = await client.start(call, id=run_id)
         run = await client.get(handle.run_id)

@@ -21,7 +21,7 @@ from everstep.cli.inert import inert, json_text
 from everstep.cli.layout import columns, tsv
 from everstep.cli.options import json_option, read_ids, store_option
 from everstep.cli.runs import pages
-from everstep.cli.session import connected
+from everstep.cli.session import breathe, connected
 from everstep.cli.terminal import Terminal, current_terminal
 from everstep.cli.words import count
 from everstep.client import Client
@@ -53,6 +53,7 @@ async def _verify(terminal: Terminal, url: str, ids: Sequence[str] | None, *, as
     async with connected(url) as client:
         async for run_id in _ids(client, ids):
             await _check(client, run_id, tally)
+            await breathe()
             if tally.runs % PROGRESS_EVERY == 0:
                 terminal.progress(f"{count(tally.runs, 'run')} checked, {len(tally.damages)} damaged")
     terminal.clear_progress()
