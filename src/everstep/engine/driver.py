@@ -134,9 +134,12 @@ class Facts:
     Attributes:
         run_key: The run.
         run_id: Its id.
+        epoch: The fencing token under which it was claimed: not what a replay that was broken off has seen last.
         version: Of the newest entry that is known to have landed.
         hash: Of that entry.
         at: Of that entry.
+        step: Name of the step that was asked for last, as of that entry.
+        cursor: How many were.
         consumed: The inbox is applied up to here.
         deadline_at: The run's own time limit.
         create: What makes the run exist, until its first entry has landed.
@@ -144,9 +147,12 @@ class Facts:
 
     run_key: RunKey
     run_id: str
+    epoch: int
     version: int = 0
     hash: bytes = bytes(32)
     at: Micros = 0
+    step: str = ""
+    cursor: int = 0
     consumed: int = 0
     deadline_at: Micros | None = None
     create: NewRun | None = field(default=None, repr=False)
@@ -154,7 +160,9 @@ class Facts:
     @classmethod
     def of(cls, run: RunRecord) -> Facts:
         """The facts of a run that was claimed; its time limit is read from the journal once that has been verified."""
-        return cls(run.run_key, run.run_id, run.version, run.hash, run.updated_at, run.inbox_done)
+        return cls(
+            run.run_key, run.run_id, run.epoch, run.version, run.hash, run.updated_at, run.step, run.cursor, run.inbox_done
+        )
 
 
 class Driver:
@@ -193,7 +201,7 @@ class Driver:
     @property
     def epoch(self) -> int:
         """Its fencing token."""
-        return self._execution.epoch
+        return self.facts.epoch
 
     @property
     def recoveries(self) -> int:
@@ -373,6 +381,7 @@ class Driver:
         entry = activation.entry
         facts = self.facts
         facts.version, facts.hash, facts.at, facts.create = entry.version, entry.hash, entry.at, None
+        facts.step, facts.cursor = append.step, append.cursor
         self._landed_consumed, self._applied = append.consumed, ()
         self._kept.difference_update(append.settled)
         self._host.progressed(self)
@@ -630,8 +639,8 @@ class Driver:
             entry=entry,
             worker_key=self._host.worker_key,
             status=status,
-            step=self._program.step,
-            cursor=self._program.cursor,
+            step=facts.step,
+            cursor=facts.cursor,
             consumed=self._landed_consumed,
             release=True,
             wake_at=None if verdict else now,

@@ -26,7 +26,7 @@ from everstep.core.execution import Execution
 from everstep.definitions import Registry, Workflow
 from everstep.engine.committer import Committer
 from everstep.engine.driver import Driver, Facts
-from everstep.engine.leases import RENEWALS_PER_LEASE, LeaseKeeper
+from everstep.engine.leases import LeaseKeeper
 from everstep.engine.steps import ThreadPool, Tools
 from everstep.engine.turns import Turn
 from everstep.errors import StoreUnavailable
@@ -38,6 +38,8 @@ logger = logging.getLogger("everstep")
 
 CLAIM_MAX = 100
 """Runs per claim: enough to recover thousands per second, few enough that replaying them does not hold the loop for long."""
+IDLE_SECONDS_MAX = 60.0
+"""Look once a minute whatever is known: a safety net, not a mechanism."""
 BACKOFF_SECONDS = 0.5
 
 
@@ -77,7 +79,6 @@ class Worker:
         self._suspect: Driver | None = None
         self._must_look = True
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._idle_seconds = lease_seconds / RENEWALS_PER_LEASE
 
     # --- life -----------------------------------------------------------------------------------------------------------------------
 
@@ -144,7 +145,7 @@ class Worker:
         run_key = self.worker_key * RUN_KEYS_PER_WORKER + self._run_count
         execution = Execution(workflow, run_key, created.run_id)
         execution.epoch = 1
-        driver = Driver(self, execution, Facts(run_key, created.run_id, deadline_at=created.deadline_at, create=new))
+        driver = Driver(self, execution, Facts(run_key, created.run_id, execution.epoch, deadline_at=created.deadline_at, create=new))
         driver.begin([created, RunClaimed(self.name)])
         self._adopt(driver)
         return driver
@@ -255,8 +256,9 @@ class Worker:
             )
         )
         self._suspects_wait = claims.suspects_wait
-        if claims.next_due_at is not None:
-            self.nudge(claims.next_due_at)
+        for due_at in (claims.next_due_at, claims.next_expiry_at):
+            if due_at is not None:
+                self.nudge(due_at)
         for run_id in claims.died:
             logger.error("run %s is dead: its workers kept dying. See: everstep show %s", run_id, run_id)
             self._tell_watchers(run_id)
@@ -301,7 +303,7 @@ class Worker:
 
     async def _sleep(self) -> None:
         """Until a run is due, this process knows of something, or others changed the store."""
-        until = time.monotonic() + self._idle_seconds
+        until = time.monotonic() + IDLE_SECONDS_MAX
         while not self._must_look and (seconds := min(until - time.monotonic(), self._seconds_until_due())) > 0:
             self._wake.clear()
             changed = asyncio.ensure_future(self.store.wait_for_work(self.worker_key, seconds))
