@@ -1,0 +1,218 @@
+"""
+Workflows whose journals are kept as files, so that every later version of everstep is held to replay them.
+
+    python -m tests.core.golden_runs record     # writes golden/*.json; only for a journal that is new
+    python -m tests.core.golden_runs replay     # prints what the code asks for today, entry by entry
+
+A golden journal is never recorded again to make a test pass: that would strand the runs of users.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import everstep as es
+from everstep.core.execution import AUDIT, VERDICTS
+from everstep.events import (
+    CancelRequested,
+    ChildFailed,
+    ChildRefused,
+    DeadlinePassed,
+    RunPaused,
+    StepOutcomeUnknown,
+    encode_event,
+)
+from everstep.journal import Entry, seal
+from everstep.records import ErrorRecord
+from tests.core.driver import RUN_KEY, Run, commands_of, evict_all, inputs_of, new_execution, replayed
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+@es.step
+def reserve(items: set[str], amounts: dict[str, int]) -> list[str]:
+    return sorted(f"{item} {amounts.get(item, 1)}" for item in items)
+
+
+@es.step
+def decline(reason: str) -> None:
+    raise ValueError(reason)
+
+
+@es.step(at_most_once=True)
+def pay(order_id: str, token: str) -> str:
+    return f"paid {order_id}"
+
+
+@es.step
+def tell(text: str) -> str:
+    return text
+
+
+@es.workflow
+async def parcel(number: int) -> str:
+    return await tell(f"parcel {number}")
+
+
+@es.workflow(version="golden")
+async def order(order_id: str, items: set[str]) -> list[str]:
+    """Most of what can be recorded, in one run."""
+    log = await reserve(items, {"pear": 2, "apple": 3})
+    try:
+        await decline("no funds")
+    except es.StepFailed as error:
+        log.append(f"{error.__cause__!r}")
+    try:
+        await pay(order_id, str(es.uuid4()))
+    except es.StepOutcomeUnknown as error:
+        log.append(f"{error.step} unknown")
+    parcels = await asyncio.gather(*(parcel(number) for number in range(3)), return_exceptions=True)
+    log.extend(each if isinstance(each, str) else type(each).__name__ for each in parcels)
+    try:
+        async with asyncio.timeout(60):
+            await asyncio.gather(*{tell(f"{number}") for number in range(5)}, parcel(9))
+    except TimeoutError:
+        log.append(f"late at {es.now():%H:%M:%S}")
+    async with asyncio.timeout(3600), asyncio.TaskGroup() as group:
+        tasks = {group.create_task(tell(name), name=name) for name in ("a", "b", "c")}
+    log.extend(task.result() for task in tasks)
+    log.extend([await each for each in asyncio.as_completed([tell("x"), tell("y")])])
+    try:
+        await es.sleep(86_400)
+    except asyncio.CancelledError:
+        log.append(await tell("cleaned up"))
+    log.append(f"{es.random():.6f}")
+    return log
+
+
+@es.workflow(version="golden", timeout=60)
+async def late() -> None:
+    await asyncio.gather(tell("slow"), asyncio.sleep(3600))
+
+
+@es.workflow(version="golden")
+async def stopped() -> None:
+    try:
+        await parcel(1)
+    finally:
+        await tell("goodbye")
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One entry of a golden journal, for eyes: its events stand in the file exactly as they were hashed."""
+
+    version: int
+    epoch: int
+    at: int
+    drained: bool
+    hash: str
+    events: msgspec.Raw
+
+
+class Golden(msgspec.Struct, frozen=True):
+    """One golden journal."""
+
+    workflow: str
+    entries: list[Line]
+
+
+WORKFLOWS: dict[str, es.Workflow[..., Any]] = {each.name: each for each in (order, late, stopped)}
+
+
+def read(name: str) -> tuple[es.Workflow[..., Any], list[Entry]]:
+    """The workflow and the journal of a golden run."""
+    golden = msgspec.json.decode((FOLDER / f"{name}.json").read_bytes(), type=Golden)
+    entries = [
+        Entry(RUN_KEY, line.version, line.epoch, line.at, line.drained, bytes(line.events), bytes.fromhex(line.hash))
+        for line in golden.entries
+    ]
+    return WORKFLOWS[golden.workflow], entries
+
+
+def write(name: str, run: Run) -> None:
+    """Keep a journal."""
+    lines = [Line(e.version, e.epoch, e.at, e.drained, e.hash.hex(), msgspec.Raw(e.events)) for e in run.entries]
+    rows = ",\n".join(msgspec.json.encode(line).decode() for line in lines)
+    (FOLDER / f"{name}.json").write_text(f'{{"workflow":"{run.workflow.name}","entries":[\n{rows}\n]}}\n', encoding="utf-8")
+
+
+def record() -> None:
+    """Make the golden journals."""
+    run = Run(order("42", {"pear", "apple", "fig"}))
+    run.begin()
+    run.feed(run.done("reserve"))
+    run.claim_after_death()
+    run.feed(run.done("decline"))
+    run.feed(StepOutcomeUnknown(run.key_of("pay")))
+    first, second, third = run.open
+    run.feed(ChildFailed(second, "failed", ErrorRecord("builtins.OSError", "lost")), ChildRefused(third, "the id is taken"))
+    run.feed(run.answer(first))
+    run.feed(*(run.answer(key) for key in list(run.open)[1:3]), seconds=1)
+    run.feed(run.fired())
+    pause(run)
+    run.claim_after_death()
+    run.feed(*(run.answer(key) for key in reversed(run.open)), seconds=2)
+    x, y = run.open
+    run.feed(run.answer(y))
+    run.feed(run.answer(x))
+    run.feed(CancelRequested("enough", "ops"))
+    run.finish().check_replays()
+    write("order", run)
+
+    run = Run(late())
+    run.begin()
+    run.feed(DeadlinePassed(), seconds=60)
+    write("late", run)
+
+    run = Run(stopped())
+    run.begin()
+    run.feed(CancelRequested("enough"), seconds=5)
+    run.finish().check_replays()
+    write("stopped", run)
+
+
+def pause(run: Run) -> None:
+    """Other code refused it once."""
+    last = run.entries[-1]
+    events = [RunPaused("other code", "f00d")]
+    run.entries.append(seal(last.hash, RUN_KEY, last.version + 1, last.epoch, run.now, False, events))
+    run.waiting.append(run.waiting[-1])
+
+
+def replay() -> list[str]:
+    """Replay every golden journal, then make its commands anew; one line for each."""
+    lines: list[str] = []
+    for path in sorted(FOLDER.glob("*.json")):
+        workflow, entries = read(path.stem)
+        replayed(workflow, entries)
+        execution = new_execution(workflow)
+        waiting: list[Any] = []
+        for entry in entries:
+            waiting += [event for event in inputs_of(entry) if not isinstance(event, VERDICTS)]
+            if not entry.drained:
+                assert all(isinstance(event, AUDIT) for event in inputs_of(entry))
+                continue
+            asked = execution.program.activate(waiting, entry.at, entry.version)
+            waiting = []
+            lines += [f"{path.stem} {entry.version} {without_source(command)}" for command in asked]
+            assert [without_source(c) for c in commands_of(entry)] == [without_source(c) for c in asked]
+    evict_all()
+    return lines
+
+
+def without_source(command: Any) -> str:
+    """A command as JSON; its line in the source is shown to people and never compared."""
+    named = msgspec.structs.replace(command, source="") if hasattr(command, "source") else command
+    return encode_event(named).decode()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["record"]:
+        record()
+    else:
+        print("\n".join(replay()))
