@@ -85,7 +85,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         inbox_done: Number of the last message it consumed.
         parent_key: The run that started it, or None.
         parent_command: Key of the parent's command that started it.
-        refused_by: Fingerprint of the code that could not replay it, or empty.
+        refused_by: Fingerprints of all code that could not replay it, separated by blanks; empty if none.
         created: Bytes of its first event list (who, what, with which arguments).
         outcome: Bytes of the event list that brought it to rest, or None.
     """

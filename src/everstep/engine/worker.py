@@ -31,8 +31,18 @@ from everstep.engine.steps import ThreadPool, Tools
 from everstep.engine.turns import Turn
 from everstep.errors import StoreUnavailable
 from everstep.events import RunClaimed, RunCreated
-from everstep.records import Micros, RunKey
-from everstep.stores.base import RUN_KEYS_PER_WORKER, Claimed, ClaimRequest, Fenced, NewRun, Outcome, Store
+from everstep.records import Micros, RunKey, RunRecord, Status
+from everstep.stores.base import (
+    RUN_KEYS_PER_WORKER,
+    Claimed,
+    ClaimRequest,
+    Fenced,
+    Keep,
+    NewRun,
+    Outcome,
+    RunFilter,
+    Store,
+)
 
 logger = logging.getLogger("everstep")
 
@@ -41,6 +51,8 @@ CLAIM_MAX = 100
 IDLE_SECONDS_MAX = 60.0
 """Look once a minute whatever is known: a safety net, not a mechanism."""
 BACKOFF_SECONDS = 0.5
+OWNED = (Status.RUNNING, Status.COMPENSATING)
+LIST_MAX = 1000
 
 
 class Worker:
@@ -78,6 +90,7 @@ class Worker:
         self._suspects_wait = False
         self._suspect: Driver | None = None
         self._must_look = True
+        self._may_have_stranded = False
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # --- life -----------------------------------------------------------------------------------------------------------------------
@@ -218,17 +231,44 @@ class Worker:
     async def _claim_for_ever(self) -> None:
         while not self._is_draining:
             try:
+                await self._give_back_stranded()
                 found = await self._claim()
+                self.committer.note_back("claim")
                 await self._pull()
                 if not found:
                     await self._sleep()
                 else:
                     await asyncio.sleep(0)
-            except StoreUnavailable:
+            except StoreUnavailable as error:
+                self._may_have_stranded = True
+                self.committer.note_away("claim", error)
                 await self._back_off()
             except Exception:
+                self._may_have_stranded = True
                 logger.exception("worker %s could not claim runs; it will try again", self.name)
                 await self._back_off()
+
+    async def _give_back_stranded(self) -> None:
+        """Give back the runs that a claim took and whose answer never came: the store has them as ours, and nobody drives them."""
+        if not self._may_have_stranded:
+            return
+        before: RunKey | None = None
+        stranded: list[RunRecord] = []
+        while page := await self.store.list(RunFilter(statuses=OWNED, before=before, limit=LIST_MAX)):
+            stranded += [run for run in page if run.worker_key == self.worker_key and run.run_key not in self.active]
+            before = page[-1].run_key
+        for run in stranded:
+            if run.run_key not in self.active:
+                keep = Keep(
+                    run_key=run.run_key,
+                    worker_key=self.worker_key,
+                    epoch=run.epoch,
+                    release=True,
+                    status=Status.COMPENSATING if run.status is Status.COMPENSATING else Status.QUEUED,
+                    wake_at=self.store.now(),
+                )
+                self.committer.submit(keep, lambda _: self.nudge())
+        self._may_have_stranded = False
 
     async def _back_off(self) -> None:
         await asyncio.sleep(BACKOFF_SECONDS * (0.5 + self.tools.random.random()))

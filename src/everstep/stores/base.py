@@ -251,6 +251,8 @@ class Claims(Struct, frozen=True):
     Attributes:
         runs: What was claimed.
         next_due_at: When the earliest run that this worker could claim becomes due, as far as is known now; None for none.
+        next_expiry_at: When the first lease of another worker runs out unless it is renewed; None if there is no other. Asking
+            again then is how a frozen worker is noticed: nobody need ask in between.
         suspects_wait: A suspect is due that may only be claimed by a worker that drives nothing else.
         died: Runs (id, status) that the claim ended as dead.
     """
@@ -259,6 +261,7 @@ class Claims(Struct, frozen=True):
     next_due_at: Micros | None = None
     suspects_wait: bool = False
     died: Sequence[str] = ()
+    next_expiry_at: Micros | None = None
 
 
 # --- the contract ------------------------------------------------------------------------------------------------------------

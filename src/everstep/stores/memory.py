@@ -339,7 +339,10 @@ class MemoryStore:
         self._forget_idle_dead()
         if died or claimed:
             self._changes.mark(request.worker_key)
-        return Claims(claimed, choice.next_due_at, choice.suspects_wait, died)
+        others = [each for each in self._workers.values() if not each.gone and each.key != request.worker_key]
+        leases = [(each.heartbeat, each.lease_seconds) for each in others]
+        next_expiry_at = rules.expiry_at(leases, self._monotonic(), self.now())
+        return Claims(claimed, choice.next_due_at, choice.suspects_wait, died, next_expiry_at)
 
     def _bury(self, claimer_key: WorkerKey) -> None:
         """Mark every worker dead whose death can be proved now."""

@@ -269,6 +269,12 @@ def is_expired(heartbeat: float, lease_seconds: float, monotonic: float) -> bool
     return monotonic - heartbeat > lease_seconds
 
 
+def expiry_at(leases: Iterable[tuple[float, float]], monotonic: float, now: Micros) -> Micros | None:
+    """When the first of some leases (heartbeat, length) runs out, by the store's clock. A microsecond later, to be past it."""
+    left = min((heartbeat + seconds - monotonic for heartbeat, seconds in leases), default=None)
+    return None if left is None else now + round(left * 1e6) + 1
+
+
 def may_drive(workflows: Mapping[str, str], workflow: str, refused_by: str) -> bool:
     """The worker has the workflow, and its code has not refused this run."""
     fingerprint = workflows.get(workflow)

@@ -80,6 +80,7 @@ class Look(Struct, frozen=True):
         is_worth_it: There is something to write.
         next_due_at: As in Claims, if there is nothing to write.
         living: All other workers that are alive.
+        next_expiry_at: As in Claims.
     """
 
     name: str | None
@@ -87,6 +88,7 @@ class Look(Struct, frozen=True):
     is_worth_it: bool
     next_due_at: Micros | None
     living: Sequence[WorkerKey]
+    next_expiry_at: Micros | None
 
 
 def look(ask: Ask, request: ClaimRequest, locks: WorkerLocks, now: Micros, monotonic: float) -> Look:
@@ -95,10 +97,12 @@ def look(ask: Ask, request: ClaimRequest, locks: WorkerLocks, now: Micros, monot
     others = workers.others(ask, request.worker_key)
     proofs = [(each, workers.proof_of_death(each, locks, monotonic)) for each in others if not each.gone]
     died = [(each, why) for each, why in proofs if why]
-    living = [each.worker_key for each, why in proofs if not why]
+    living = [each for each, why in proofs if not why]
+    next_expiry_at = rules.expiry_at([(each.heartbeat, each.lease_seconds) for each in living], monotonic, now)
     (next_due_at,) = only(ask(EARLIEST, (_json(request.workflows),)))
     is_due = next_due_at is not None and next_due_at <= now
-    return Look(name, died, bool(died) or is_due or any(each.gone for each in others), next_due_at, living)
+    is_worth_it = bool(died) or is_due or any(each.gone for each in others)
+    return Look(name, died, is_worth_it, next_due_at, [each.worker_key for each in living], next_expiry_at)
 
 
 def claim(tx: Tx, request: ClaimRequest, died: Iterable[tuple[workers.Worker, rules.Why]]) -> tuple[Claims, list[WorkerKey]]:

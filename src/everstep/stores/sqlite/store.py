@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import apsw
+from msgspec.structs import replace
 
 from everstep.errors import StoreUnavailable
 from everstep.journal import Entry
@@ -185,12 +186,12 @@ class SQLiteStore:
         if seen.name is None:
             return Claims([])
         if not seen.is_worth_it:
-            return Claims([], seen.next_due_at, died=[])
+            return Claims([], seen.next_due_at, died=[], next_expiry_at=seen.next_expiry_at)
         claims, forgotten = await state.writer.run(lambda tx: claim.claim(tx, request, seen.died))
         self._forget(forgotten)
         if claims.runs or claims.died:
             self._changes.mark(request.worker_key)
-        return claims
+        return replace(claims, next_expiry_at=seen.next_expiry_at)
 
     async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
         """See Store."""
