@@ -16,7 +16,7 @@ from random import Random
 from everstep.engine.eager import begin
 from everstep.errors import StoreUnavailable
 from everstep.records import RunKey
-from everstep.stores.base import Append, Outcome, Store, Write
+from everstep.stores.base import Append, Outcome, Refused, Store, Write
 
 logger = logging.getLogger("everstep")
 
@@ -25,6 +25,8 @@ GROUP_MAX = 128
 would only hold up the host's loop (128 runs take some 8 ms, 512 took 30)."""
 BACKOFF_SECONDS = 0.05
 BACKOFF_SECONDS_MAX = 5.0
+FAULTS_MAX = 5
+"""How often a write is repeated that the store fails to take, for a reason that it has no name for."""
 
 Done = Callable[[Outcome], None]
 
@@ -38,7 +40,7 @@ class Committer:
         self._pending: list[tuple[Write, Done]] = []
         self._task: asyncio.Task[None] | None = None
         self._is_flushing = False
-        self._is_away = False
+        self._away: set[str] = set()
 
     def submit(self, write: Write, done: Done, *, at_once: bool = False) -> None:
         """Write this with the rest of the turn; ``done`` is called with its outcome. An owner submits one entry at a time.
@@ -87,26 +89,39 @@ class Committer:
             self._task = None
 
     async def _commit(self, writes: list[Write]) -> list[Outcome]:
-        delay = BACKOFF_SECONDS
+        delay, fault_count = BACKOFF_SECONDS, 0
         while True:
             try:
                 outcomes = await self._store.commit(writes)
-            except Exception as error:  # noqa: BLE001  # a fault of the store must not lose what others wait for: repeat it, visibly
-                self._note_away(error)
-                await asyncio.sleep(delay * (0.5 + self._random.random()))
-                delay = min(delay * 2, BACKOFF_SECONDS_MAX)
+            except StoreUnavailable as error:
+                self.note_away("commit", error)
+            except Exception as error:
+                # No fault that is known. One write may be the cause, and must not hold up the others: they go without it.
+                if len(writes) > 1:
+                    middle = len(writes) // 2
+                    return [*await self._commit(writes[:middle]), *await self._commit(writes[middle:])]
+                fault_count += 1
+                if fault_count == FAULTS_MAX:
+                    logger.exception("run %s: the store failed %d times to write an entry", run_key_of(writes[0]), fault_count)
+                    return [Refused(f"the store failed to write it: {type(error).__name__}: {error}")]
             else:
-                if self._is_away:
-                    self._is_away = False
-                    logger.warning("the store %s is back; runs go on", self._store.url)
+                self.note_back("commit")
                 return outcomes
+            await asyncio.sleep(delay * (0.5 + self._random.random()))
+            delay = min(delay * 2, BACKOFF_SECONDS_MAX)
 
-    def _note_away(self, error: Exception) -> None:
-        """One line per change of state, however long it lasts."""
-        if not self._is_away:
-            self._is_away = True
-            unexpected = None if isinstance(error, StoreUnavailable) else error
-            logger.warning("the store cannot be written, runs wait for it: %s", error, exc_info=unexpected)
+    def note_away(self, verb: str, error: StoreUnavailable) -> None:
+        """The store did not answer to this verb. One line per change of state, however long it lasts."""
+        if not self._away:
+            logger.warning("the store cannot be used, runs wait for it: %s", error)
+        self._away.add(verb)
+
+    def note_back(self, verb: str) -> None:
+        """It did."""
+        if self._away:
+            self._away.discard(verb)
+            if not self._away:
+                logger.warning("the store %s is back; runs go on", self._store.url)
 
 
 def take_group(pending: list[tuple[Write, Done]]) -> tuple[list[tuple[Write, Done]], list[tuple[Write, Done]]]:
