@@ -88,6 +88,7 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._is_draining = False
         self._suspects_wait = False
+        self._makes_room_until = 0.0
         self._suspect: Driver | None = None
         self._must_look = True
         self._may_have_stranded = False
@@ -276,8 +277,10 @@ class Worker:
     def _capacity(self) -> int:
         if self.tools.threads.is_exhausted or self._suspect is not None:
             return 0
-        if self._suspects_wait and self.active:
-            return 0  # A suspect needs a worker of its own: finish what there is first.
+        if self._suspects_wait and self.active and time.monotonic() < self._makes_room_until:
+            # A suspect needs a worker of its own: finish what there is first. But not for ever: what there is may take days, and
+            # another worker may have taken the suspect meanwhile.
+            return 0
         return self._run_max - len(self.active)
 
     async def _claim(self) -> bool:
@@ -296,6 +299,7 @@ class Worker:
             )
         )
         self._suspects_wait = claims.suspects_wait
+        self._makes_room_until = time.monotonic() + self._lease_seconds
         for due_at in (claims.next_due_at, claims.next_expiry_at):
             if due_at is not None:
                 self.nudge(due_at)
