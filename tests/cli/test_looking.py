@@ -1,14 +1,16 @@
 """The verbs that only look: runs, show, watch, state, verify. Real processes on a real store."""
 
 import json
+import os
 import re
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.cli.program import HOSTILE
-from tests.cli.support import cells, everstep, on_a_terminal
+from tests.cli.support import SOURCES, cells, command, environment, everstep, on_a_terminal
 
 ALL = {"order-1", "order-2", "hostile-1", "hostile-2", "order-3", "order-4", "order-4/0:1", "order-5", "order-6"}
 
@@ -150,6 +152,25 @@ def test_an_unknown_run_is_not_found(verb: str, seeded: Path) -> None:
     assert (4, "") == (done.returncode, done.stdout)
     assert "there is no run nobody" in done.stderr
     assert "everstep runs" in done.stderr
+
+
+def test_show_tells_both_sides_of_a_mismatch(place: Path) -> None:
+    """Code that no longer fits its journal pauses the run; whoever repairs it needs to see what differs."""
+    source = (place / "app.py").read_text(encoding="utf-8")
+    (place / "app.py").write_text(source.replace("await reserve(order.id)", "await reserve('other')"), encoding="utf-8")
+    everstep("cancel", "order-3", "--yes", cwd=place)
+    worker = subprocess.Popen(command("worker", "app"), cwd=place, env=environment(), stderr=subprocess.DEVNULL)
+    try:
+        watched = everstep("watch", "order-3", "--timeout", "30", cwd=place)
+    finally:
+        worker.kill()
+        worker.wait()
+    told = everstep("show", "order-3", cwd=place).stdout
+
+    assert 1 == watched.returncode
+    assert "Paused: run order-3" in told
+    assert "recorded: " in told
+    assert "requested: " in told
 
 
 # --- watch -----------------------------------------------------------------------------------------------------------------
@@ -332,6 +353,20 @@ def test_a_lesser_terminal_gets_the_same_in_plain_text(environment: dict[str, st
     assert "\x1b" not in seen
     assert "charge" in seen
     assert ("+ succeeded" if "PYTHONIOENCODING" in environment else "✓ succeeded") in seen
+
+
+@terminals
+def test_a_terminal_without_rich_gets_a_table_as_well(seeded: Path, tmp_path: Path) -> None:
+    """It is an extra: what is not installed may not be missed."""
+    (tmp_path / "rich.py").write_text("raise ImportError", encoding="utf-8")
+    without = {"PYTHONPATH": os.pathsep.join([str(tmp_path), SOURCES])}
+
+    _, listed = on_a_terminal("runs", cwd=seeded, env=without)
+    code, watched = on_a_terminal("watch", "order-1", cwd=seeded, env=without)
+
+    assert "✓ succeeded" in listed
+    assert (0, True) == (code, "RunSucceeded" in watched)
+    assert "\x1b" not in listed + watched
 
 
 @terminals

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -54,6 +56,19 @@ def test_wrong_usage_is_told_in_two_lines(arguments: list[str], tmp_path: Path) 
     [what, remedy] = done.stderr.splitlines()
     assert what.startswith("everstep: ")
     assert "--help" in remedy
+
+
+@pytest.mark.parametrize("arguments", [["show"], ["watch"], ["state"], ["verify"], ["cancel", "--yes"], ["runs", "--before"]])
+@pytest.mark.parametrize(
+    "run_id", ["\udcff", "é", "ｏrder-1", "order-1\u200b", "x" * 20_000, "../order-1", "%", "order-_", "' OR 1=1--"]
+)
+def test_an_id_that_no_run_can_have_is_not_found(arguments: list[str], run_id: str, seeded: Path) -> None:
+    """Bytes that are no text, twins that only look alike, wildcards: none of them finds anything, none breaks anything."""
+    done = everstep(*arguments, run_id, cwd=seeded)
+
+    assert 4 == done.returncode
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr) < 1000
 
 
 # --- stores ----------------------------------------------------------------------------------------------------------------
@@ -143,15 +158,29 @@ def test_a_file_that_is_no_store_of_ours_is_refused(arguments: list[str], how: s
     assert "bug" not in done.stderr
 
 
-@pytest.mark.skipif("not hasattr(os, 'geteuid') or os.geteuid() == 0", reason="root may read everything")
-def test_a_store_without_permission_is_told(place: Path) -> None:
-    """The remedy is about permissions."""
-    (place / ".everstep" / "state.db").chmod(0)
+@posix_only
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_a_store_without_permission_is_told(mode: int, place: Path) -> None:
+    """Exit code 3; the remedy is about permissions. Root may do anything, so it gives that right up first."""
+    unprivileged = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    if unprivileged and not shutil.which("setpriv"):
+        pytest.skip("root may read everything, and setpriv is not there")
+    for file in (place / ".everstep").glob("state.db*"):
+        if file.is_file():
+            file.chmod(mode)
 
-    done = everstep("runs", cwd=place)
+    done = subprocess.run(
+        [*unprivileged, *command("cancel", "order-3", "--yes")],
+        cwd=place,
+        env=environment(),
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
 
     assert (3, "") == (done.returncode, done.stdout)
-    assert "Traceback" not in done.stderr
+    assert "state.db cannot be" in done.stderr
+    assert "may read and write" in done.stderr or "Let this user write" in done.stderr
 
 
 # --- pipes and signals -----------------------------------------------------------------------------------------------------
@@ -168,6 +197,28 @@ def test_a_broken_pipe_is_silent(arguments: list[str], seeded: Path) -> None:
     _, said = process.communicate(timeout=SECONDS_MAX)
 
     assert (130, b"") == (process.returncode, said)
+
+
+@posix_only
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_reason_to_fail(closed: str, seeded: Path) -> None:
+    """As under some supervisors: Python then has None where the stream should be."""
+    line = f"{shlex.join(command('show', 'order-1'))} {closed}"
+    done = subprocess.run(["sh", "-c", line], cwd=seeded, env=environment(), capture_output=True, encoding="utf-8", check=False)
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert (">&-" in closed.split()) == (not done.stdout)
+
+
+@pytest.mark.skipif("not os.path.exists('/dev/full')", reason="there is no full device")
+def test_output_that_cannot_be_written_is_told(seeded: Path) -> None:
+    """Exit code 0 would claim that everything was said."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command("runs"), cwd=seeded, env=environment(), stdout=full, stderr=subprocess.PIPE, check=False)
+
+    assert 3 == done.returncode
+    assert b"No space left on device" in done.stderr
+    assert b"Traceback" not in done.stderr
 
 
 @posix_only

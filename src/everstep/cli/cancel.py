@@ -18,7 +18,7 @@ from msgspec import Struct
 from everstep.cli.faults import NOT_FOUND, OK, REFUSED, USAGE, Refusal
 from everstep.cli.inert import inert, json_text
 from everstep.cli.layout import tsv
-from everstep.cli.options import json_option, read_ids, store_option, yes_option
+from everstep.cli.options import could_exist, json_option, read_ids, store_option, yes_option
 from everstep.cli.session import breathe, connected
 from everstep.cli.terminal import Terminal, current_terminal
 from everstep.cli.words import count
@@ -101,10 +101,11 @@ async def _cancel(terminal: Terminal, url: str, ids: Sequence[str], reason: str,
 
 async def _ask(client: Client, run_id: str, reason: str) -> Asked:
     try:
+        could_exist(run_id)
         if await client.handle(run_id).cancel(reason, actor=_actor()):
             return Asked(run_id, Answer.ASKED)
         status = await client.handle(run_id).status()
-    except RunNotFound:
+    except (RunNotFound, Refusal):
         return Asked(run_id, Answer.NOT_FOUND)
     return Asked(run_id, Answer.ALREADY if status is Status.CANCELLED else Answer.AT_REST, status.value)
 

@@ -24,7 +24,7 @@ import click
 
 import everstep.errors
 from everstep.cli.demo_program import FILE_NAME, KILLED_AFTER, PROGRAM, RUN_ID, STEPS, code_lines
-from everstep.cli.faults import OK, REFUSED, Refusal
+from everstep.cli.faults import INTERRUPTED, OK, REFUSED, Refusal
 from everstep.cli.inert import inert
 from everstep.cli.look import dated
 from everstep.cli.proof import Evidence, failures, repeated
@@ -237,9 +237,9 @@ class Stage:
 def _signals_kill(stage: Stage) -> Generator[None]:
     """A terminated demo takes its processes along. (Ctrl-C does so by itself: it raises.)"""
 
-    def end(number: int, _: object) -> None:
+    def end(_number: int, _frame: object) -> None:
         stage.clear()
-        sys.exit(128 + number)
+        sys.exit(INTERRUPTED)
 
     before = signal.signal(signal.SIGTERM, end)
     try:

@@ -92,12 +92,13 @@ def unexpected(error: BaseException) -> tuple[int, list[str]]:
     kind = STORE if isinstance(error, OSError) else UNSUCCESSFUL
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     what = lines_of(message)[0]
-    remedy = (
-        "Check the file or directory that it names."
-        if isinstance(error, OSError)
-        else "This is a bug of everstep: please report it."
-    )
-    return kind, [what, f"  {remedy}"]
+    return kind, [what, f"  {_remedy(error)}"]
+
+
+def _remedy(error: BaseException) -> str:
+    if not isinstance(error, OSError):
+        return "This is a bug of everstep: please report it."
+    return "Check the file or directory that it names." if error.filename else "Check where the output goes, and its disk."
 
 
 def lines_of(message: str) -> list[str]:

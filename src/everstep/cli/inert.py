@@ -21,7 +21,7 @@ _FORMULA = tuple("=+-@")
 
 def inert(text: str) -> str:
     """The text on one line, with everything that is not plainly visible escaped."""
-    if text.isprintable() and text.isascii():
+    if text.isprintable():
         return text
     return "".join(_escaped(character) if _is_active(character) else character for character in text)
 
@@ -46,6 +46,8 @@ def json_text(value: Any, *, indent: int | None = None, ascii_only: bool = False
     """JSON for people and programs alike: valid, and inert on a terminal."""
     separators = (",", ":") if indent is None else (",", ": ")
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent, separators=separators)
+    if text.replace("\n", "").isprintable():
+        return text  # The common case, and a list may hold a hundred thousand of them.
     # Inside JSON text an active character can only stand in a string, where an escape means the same. Newlines are our layout.
     return "".join(_json_escaped(c) if c != "\n" and _is_active(c) else c for c in text)
 

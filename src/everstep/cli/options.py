@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from everstep.cli.faults import NOT_FOUND, Refusal
 from everstep.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,6 +66,24 @@ def timeout_option(function: F) -> F:
     return option(function)
 
 
+def run_argument(function: F) -> F:
+    """``RUN``: the id of one run."""
+    return click.argument("run", callback=_check_run)(function)
+
+
+def could_exist(run_id: str) -> str:
+    """Return the id, if a run may have it.
+
+    Raises:
+        Refusal: No run can: ids are ASCII, so the store need not be asked (and may not even be able to).
+    """
+    if run_id.isascii():
+        return run_id
+    raise Refusal(
+        f"there is no run {run_id[:80]!a}: ids are ASCII. Nothing was changed. List what there is: everstep runs", NOT_FOUND
+    )
+
+
 def store_url(given: str | None) -> str:
     """The URL that was meant. A plain path means an SQLite file."""
     url = given or os.environ.get(URL_VARIABLE) or DEFAULT_URL
@@ -88,6 +107,11 @@ def read_ids(arguments: Sequence[str]) -> list[str]:
 def _stdin_ids() -> Iterable[str]:
     # The first column, so that the lines of `everstep runs` do as well as those of `everstep runs -q`.
     return [cells[0] for line in sys.stdin if (cells := line.strip().split("\t")) and cells[0]]
+
+
+def _check_run(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    del ctx, parameter
+    return could_exist(value)
 
 
 def _resolve_store(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str:

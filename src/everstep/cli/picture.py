@@ -19,6 +19,7 @@ from everstep.records import ErrorRecord, Micros
 _SIGNS = {How.OPEN: "▶", How.DONE: "✓", How.FAILED: "✕", How.UNKNOWN: "◆", How.CANCELLED: "⊘"}
 OPERATIONS_SHOWN = 200
 NAME_WIDTH_MAX = 60
+ERROR_LINES_MAX = 60
 
 
 class Picture(Struct, frozen=True, kw_only=True):
@@ -142,18 +143,28 @@ def _pending(operation: Operation, now: Micros) -> str:
             return "running"
 
 
-def _error(error: ErrorRecord | None, limit: int = 60) -> list[str]:
-    if error is None or error.type.startswith("everstep.errors.Run"):
-        return []  # The sentence has said it.
-    found: list[str] = []
+def _error(error: ErrorRecord | None) -> list[str]:
+    """The error with its causes and tracebacks; nothing that the sentence has said already."""
+    if error is None:
+        return []
+    told = _more(error) if error.type.startswith("everstep.errors.Run") else _causes(error)
+    return [*(f"   {line}" for line in told[:ERROR_LINES_MAX]), ""] if told else []
+
+
+def _more(error: ErrorRecord) -> list[str]:
+    """Of a verdict the sentence has told the first line: a mismatch of code and journal shows both sides in the next ones."""
+    return inert_lines(error.message)[1:]
+
+
+def _causes(error: ErrorRecord) -> list[str]:
+    told: list[str] = []
     cause: ErrorRecord | None = error
-    while cause is not None and len(found) < limit:
-        text = cause.traceback.rstrip() or f"{cause.type.removeprefix('builtins.')}: {cause.message}"
-        if cause.traceback and cause.message.partition("\n")[0] not in cause.traceback:
-            text += f"\n{cause.type.removeprefix('builtins.')}: {cause.message}"
-        found += ["caused by:"] * bool(found) + inert_lines(text)
+    while cause is not None and len(told) < ERROR_LINES_MAX:
+        said = f"{cause.type.removeprefix('builtins.')}: {cause.message}"
+        told += ["caused by:"] * bool(told)
+        told += inert_lines(f"{cause.traceback.rstrip()}\n{said}" if cause.traceback else said)
         cause = cause.cause
-    return [*(f"   {line}" for line in found[:limit]), ""]
+    return told
 
 
 def _footer(snapshot: Snapshot, story: Story, facts: Circumstances) -> str:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TextIO, cast
 
 import click
@@ -18,6 +19,8 @@ from everstep.cli.group import app
 from everstep.cli.terminal import Terminal, current_terminal
 from everstep.errors import EverstepError
 
+_ESCAPE = "backslashreplace"
+
 
 def run(arguments: Sequence[str]) -> int:
     """Do what the arguments say.
@@ -25,18 +28,18 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit code. Nothing is raised; what went wrong has been said on stderr.
     """
-    _let_streams_write_anything()
+    _make_streams_safe()
     try:
         code = _invoke(arguments)
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
+        _let_go_of_stdout()
         return INTERRUPTED
     except OSError as error:
-        if error.errno != errno.EPIPE:
-            return _said(current_terminal(), unexpected(error))
-        # Whoever read us has had enough: nothing to say, and nobody to say it to.
-        _forget_stdout()
-        return INTERRUPTED
+        _let_go_of_stdout()
+        if error.errno == errno.EPIPE:
+            return INTERRUPTED  # Whoever read us has had enough: nothing to say, and nobody to say it to.
+        return _said(current_terminal(), unexpected(error))
     return code
 
 
@@ -66,15 +69,20 @@ def _said(terminal: Terminal, verdict: tuple[int, list[str]]) -> int:
     return code
 
 
-def _let_streams_write_anything() -> None:
-    """A character that the terminal's encoding lacks becomes an escape, never a crash."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
+def _make_streams_safe() -> None:
+    """A character that an encoding lacks becomes an escape, never a crash; a stream that was closed leads nowhere."""
+    for name, mode, errors in (("stdin", "r", "surrogateescape"), ("stdout", "w", _ESCAPE), ("stderr", "w", _ESCAPE)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # as long as the process
+        reconfigure = getattr(getattr(sys, name), "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
+            reconfigure(errors=errors)
 
 
-def _forget_stdout() -> None:
-    """Python flushes stdout once more at its end, and would complain."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), cast(TextIO, sys.stdout).fileno())
+def _let_go_of_stdout() -> None:
+    """If stdout can take no more: Python would flush it once more at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), cast(TextIO, sys.stdout).fileno())

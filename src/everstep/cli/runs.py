@@ -12,7 +12,7 @@ from everstep.cli.filters import Filter, parse_filter
 from everstep.cli.glyphs import COLOUR_OF_STATUS
 from everstep.cli.inert import json_text
 from everstep.cli.layout import columns, tsv
-from everstep.cli.options import store_option
+from everstep.cli.options import could_exist, store_option
 from everstep.cli.rows import HEADS, RIGHT, run_json, table_row, tsv_row
 from everstep.cli.session import breathe, connected
 from everstep.cli.terminal import Terminal, current_terminal
@@ -51,7 +51,7 @@ async def _list(terminal: Terminal, url: str, filter_text: str, limit: int | Non
     async with connected(url) as client:
         now = client.store.now()
         wanted = parse_filter(filter_text, now)
-        cursor = (await client.get(before)).run_key if before else None
+        cursor = (await client.get(could_exist(before))).run_key if before else None
         if form == "table":
             limit = limit or TABLE_ROWS_DEFAULT
             found = [run async for run in pages(client, wanted, cursor, limit + 1)]

@@ -9,14 +9,14 @@ import click
 from everstep.cli.glyphs import COLOUR_OF_STATUS, status_text
 from everstep.cli.inert import json_text
 from everstep.cli.look import picture_of, widened
-from everstep.cli.options import json_option, store_option
+from everstep.cli.options import json_option, run_argument, store_option
 from everstep.cli.picture import Picture, as_json, lines
 from everstep.cli.session import connected, worker_names
 from everstep.cli.terminal import Terminal, current_terminal
 
 
 @click.command(name="show")
-@click.argument("run")
+@run_argument
 @click.option("--at", type=click.IntRange(min=1), metavar="VERSION", help="As it was after this entry of its journal.")
 @json_option
 @store_option

@@ -10,7 +10,7 @@ import msgspec
 
 from everstep.cli.changes import change_json, change_lines
 from everstep.cli.inert import json_text
-from everstep.cli.options import json_option, store_option
+from everstep.cli.options import json_option, run_argument, store_option
 from everstep.cli.session import connected
 from everstep.cli.terminal import Terminal, current_terminal
 from everstep.core.diff import Change, Kind, diff
@@ -18,7 +18,7 @@ from everstep.core.snapshots import Snapshot, fold
 
 
 @click.command(name="state")
-@click.argument("run")
+@run_argument
 @click.option(
     "--at", type=click.IntRange(min=1), metavar="VERSION", help="After this entry of its journal. Default: the newest."
 )

@@ -19,7 +19,7 @@ from everstep.cli.faults import OK, REFUSED
 from everstep.cli.filters import Filter
 from everstep.cli.inert import inert, json_text
 from everstep.cli.layout import columns, tsv
-from everstep.cli.options import json_option, read_ids, store_option
+from everstep.cli.options import could_exist, json_option, read_ids, store_option
 from everstep.cli.runs import pages
 from everstep.cli.session import breathe, connected
 from everstep.cli.terminal import Terminal, current_terminal
@@ -71,7 +71,7 @@ async def _ids(client: Client, ids: Sequence[str] | None) -> AsyncIterator[str]:
 
 
 async def _check(client: Client, run_id: str, tally: Tally) -> None:
-    run, entries = await client.load_journal(run_id)
+    run, entries = await client.load_journal(could_exist(run_id))
     damage = find_damage(run, entries)
     tally.runs += 1
     tally.entries += len(entries)

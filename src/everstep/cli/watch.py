@@ -20,7 +20,7 @@ from everstep.cli.faults import OK, UNSUCCESSFUL
 from everstep.cli.inert import json_text
 from everstep.cli.layout import tsv
 from everstep.cli.look import picture_of
-from everstep.cli.options import store_option, timeout_option
+from everstep.cli.options import run_argument, store_option, timeout_option
 from everstep.cli.picture import Picture, event_line, lines, operation_name
 from everstep.cli.session import connected, worker_names
 from everstep.cli.show import print_picture
@@ -39,7 +39,7 @@ READ_SHARE = 3
 
 
 @click.command(name="watch")
-@click.argument("run")
+@run_argument
 @click.option("--jsonl", is_flag=True, help="Print one JSON object per event.")
 @timeout_option
 @store_option
