@@ -209,6 +209,7 @@ def test_cancel_asks_on_a_terminal(typed: str, code: int, status: str, place: Pa
     assert "Traceback" not in seen
     assert status == status_of(place, "order-3")
     assert (code == 0) == ("asked to stop" in seen)
+    assert (code == 0) == ("1 message waits for it." in everstep("show", "order-3", cwd=place).stdout)
 
 
 @posix_only

@@ -38,6 +38,7 @@ def picture_of(
         wake_at=run.wake_at if newest else None,
         owner=owner_name(run, workers) if newest else "",
         workers=sum(worker.alive for worker in workers.values()) if newest else None,
+        unread=run.inbox_seq - run.inbox_done if newest else 0,
     )
     return Picture(snapshot=snapshot, story=tell(dated(shown, run.run_id)), facts=facts)
 

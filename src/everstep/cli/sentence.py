@@ -25,6 +25,7 @@ class Circumstances(Struct, frozen=True, kw_only=True):
         wake_at: When a worker should look at it; None if only a message can wake it.
         owner: Name of the worker that owns it; empty for none.
         workers: How many workers are alive on this store; None if not known.
+        unread: How many messages (a cancel, a child's end) wait in its inbox.
     """
 
     run_id: str
@@ -34,6 +35,7 @@ class Circumstances(Struct, frozen=True, kw_only=True):
     wake_at: Micros | None = None
     owner: str = ""
     workers: int | None = None
+    unread: int = 0
 
 
 def doing(story: Story, facts: Circumstances) -> str:
@@ -63,7 +65,7 @@ def summary(error: ErrorRecord | None) -> str:
 
 
 def _active(story: Story, facts: Circumstances) -> str:
-    cancel = _cancel(story)
+    cancel = _cancel(story) + _unread(facts)
     if facts.status is Status.QUEUED and not story.takeovers:
         return f"{cancel}Not begun: {_waits_for_worker(facts)}"
     if not facts.owner and facts.wake_at is not None and facts.wake_at <= facts.now:
@@ -144,6 +146,13 @@ def _root(story: Story) -> ErrorRecord | None:
     """What the step raised says more than that the step failed."""
     failed = _failed(story)
     return failed.error if failed is not None and failed.error is not None else story.error
+
+
+def _unread(facts: Circumstances) -> str:
+    """Messages that the worker has not taken; of a run that is being driven they are on their way."""
+    if facts.owner or not facts.unread:
+        return ""
+    return f"{count(facts.unread, 'message')} {'waits' if facts.unread == 1 else 'wait'} for it. "
 
 
 def _where(story: Story) -> str:
