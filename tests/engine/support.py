@@ -18,15 +18,19 @@ import asyncio
 import selectors
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from everstep.client import Client, HistoryEntry
+import pytest
+
+from everstep import client
+from everstep.client import Client
 from everstep.definitions import Workflow
+from everstep.engine import leases, steps, worker
 from everstep.engine.engine import Engine
 from everstep.errors import StoreUnavailable
 from everstep.events import Event, StepCompleted, StepScheduled, TimerFired, TimerStarted
@@ -39,7 +43,7 @@ T = TypeVar("T")
 
 STARTED_AT: Micros = 1_800_000_000_000_000
 """What the store's clock says when a test begins: some day in 2027."""
-STUCK_SECONDS = 4.0
+STUCK_SECONDS = 10.0
 """Real seconds after which a test that only lets virtual time pass is taken to wait for what will never happen."""
 
 
@@ -126,6 +130,16 @@ def _rest(loop: VirtualLoop, done: Future[Any]) -> None:
 def virtual_time(clock: Clock) -> SimpleNamespace:
     """Stands in for the module ``time`` in modules of the engine."""
     return SimpleNamespace(monotonic=clock.monotonic, perf_counter=time.perf_counter, time=time.time, time_ns=time.time_ns)
+
+
+@contextmanager
+def engine_on(loop: VirtualLoop) -> Iterator[None]:
+    """Let the engine's modules see the loop's time, and its threads be counted."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (client, leases, steps, worker):
+            patch.setattr(module, "time", virtual_time(loop.clock), raising=False)
+        patch.setattr(steps, "ThreadPoolExecutor", CountedThreads)
+        yield
 
 
 def virtual_loop() -> VirtualLoop:
@@ -310,10 +324,10 @@ class FaultyStore:
 class World:
     """One memory store on virtual time, and the engines and clients that use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[MemoryStore] = MemoryStore) -> None:
         self.loop = virtual_loop()
         self.clock = self.loop.clock
-        self.store = MemoryStore(now=self.clock.now, monotonic=self.clock.monotonic)
+        self.store = kind(now=self.clock.now, monotonic=self.clock.monotonic)
         self._engines: list[Engine] = []
 
     async def engine(self, *workflows: Workflow[..., Any], inline: bool = True, **options: Any) -> Engine:
@@ -330,9 +344,9 @@ class World:
 
     async def client(self) -> Client:
         """A client with a connection of its own."""
-        client = Client(FaultyStore(self.store))
-        await client.open()
-        return client
+        client_ = Client(FaultyStore(self.store))
+        await client_.open()
+        return client_
 
     async def close(self) -> None:
         for engine in self._engines:
@@ -376,8 +390,8 @@ class World:
 
 
 @asynccontextmanager
-async def a_world() -> AsyncIterator[World]:
-    world = World()
+async def a_world(kind: type[MemoryStore] = MemoryStore) -> AsyncIterator[World]:
+    world = World(kind)
     await world.store.open()
     try:
         yield world
@@ -404,20 +418,18 @@ def is_in_memory(engine: Engine, run_id: str) -> bool:
 
 def kill(engine: Engine) -> None:
     """The engine's process dies: nothing of it runs or writes any more, and others can tell."""
-    store, worker = link(engine), worker_of(engine)
+    store, inside = link(engine), worker_of(engine)
     store.is_dead = True
-    tasks: list[asyncio.Task[Any]] = [*worker._tasks]
-    if worker.committer._task is not None:
-        tasks.append(worker.committer._task)
-    worker.committer._pending.clear()
-    for driver in list(worker.active.values()):
+    for task in inside._tasks:
+        task.cancel()
+    inside.committer.close()
+    for driver in list(inside.active.values()):
         driver._is_over = True
         driver._stop_everything()
-    for task in tasks:
-        task.cancel()
     inner = store.inner
     assert isinstance(inner, MemoryStore)
-    inner.kill(worker.worker_key)
+    if inside.worker_key in inner._workers:  # else it was given up long ago
+        inner.kill(inside.worker_key)
 
 
 def freeze(engine: Engine) -> None:
@@ -440,7 +452,3 @@ def early_timers(entries: Sequence[Entry]) -> list[str]:
     due = {e.key: e.due_at for entry in entries for e in entry.decoded() if isinstance(e, TimerStarted)}
     return [e.key for entry in entries for e in entry.decoded() if isinstance(e, TimerFired) and entry.at < due[e.key]]
 
-
-def flat(history: Sequence[HistoryEntry]) -> list[Event]:
-    """The events of a history, in order."""
-    return [event for entry in history for event in entry.events]

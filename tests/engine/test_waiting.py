@@ -477,3 +477,12 @@ async def test_a_child_outlives_the_engine_that_started_it(world: World) -> None
     assert {"x": 1} == done
     assert until is not None
     assert worker_of is not None
+
+
+async def test_a_worker_whose_clock_is_ahead_does_not_spin_until_a_run_is_due(world: World) -> None:
+    engine = await world.engine(nap)
+    link(engine).skew = 20_000_000
+    handle = await engine.start(nap(30), id="a")
+
+    assert "after" == await handle.result()
+    assert link(engine).counts["claim"] < 1000

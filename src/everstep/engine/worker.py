@@ -51,6 +51,8 @@ CLAIM_MAX = 100
 IDLE_SECONDS_MAX = 60.0
 """Look once a minute whatever is known: a safety net, not a mechanism."""
 BACKOFF_SECONDS = 0.5
+CLOCK_MICROS = 50_000
+"""How soon to ask again for a run that is due by this process's idea of the store's clock, and not by the store's."""
 OWNED = (Status.RUNNING, Status.COMPENSATING)
 LIST_MAX = 1000
 
@@ -290,9 +292,10 @@ class Worker:
         self._due_at = None
         if room <= 0 or not self._lease.is_trusted:
             return False
+        worker_key = self.worker_key
         claims = await self.store.claim(
             ClaimRequest(
-                worker_key=self.worker_key,
+                worker_key=worker_key,
                 workflows=self._registry.fingerprints(),
                 run_max=room,
                 alone=not self.active,
@@ -300,14 +303,18 @@ class Worker:
         )
         self._suspects_wait = claims.suspects_wait
         self._makes_room_until = time.monotonic() + self._lease_seconds
+        # What was not due by the store's own clock, but is by ours: ours is ahead. Asking again at once would be spinning.
+        earliest = 0 if claims.runs else self.store.now() + CLOCK_MICROS
         for due_at in (claims.next_due_at, claims.next_expiry_at):
             if due_at is not None:
-                self.nudge(due_at)
+                self.nudge(max(due_at, earliest))
         for run_id in claims.died:
             logger.error("run %s is dead: its workers kept dying. See: everstep show %s", run_id, run_id)
             self._tell_watchers(run_id)
         for claimed in claims.runs:
             await self.turn.wait()
+            if self.worker_key != worker_key:
+                break  # The lease was lost meanwhile: they belong to somebody else.
             self._drive(claimed)
         return len(claims.runs) >= room
 
