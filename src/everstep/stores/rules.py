@@ -327,6 +327,15 @@ def claim_event(worker: str, previous: str = "", why: Why = "") -> Event:
 # --- questions ------------------------------------------------------------------------------------------------------------
 
 
+def is_text(*texts: str) -> bool:
+    """Whether these can be stored at all: a lone surrogate cannot, so nothing that is named with one exists."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_filter(query: RunFilter) -> RunFilter:
     """Return the filter if it can be answered, else raise UsageError."""
     if 1 <= query.limit <= LIST_LIMIT_MAX:

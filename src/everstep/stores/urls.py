@@ -23,7 +23,10 @@ def open_store(url: str) -> Store:
     Raises:
         InvalidStoreURL: It names none. The message never repeats a password.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InvalidStoreURL(f"the store URL cannot be read: {error}. Nothing was opened. {_FORMS}") from None
     match parts.scheme:
         case "memory":
             return MemoryStore()

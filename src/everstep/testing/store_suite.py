@@ -994,6 +994,14 @@ class StoreSuite:
 
     # --- waiting --------------------------------------------------------------------------------------------------------
 
+    async def test_what_cannot_be_a_name_names_nothing(self, scene: Scene) -> None:
+        """A lone surrogate cannot be stored; asking for it is no fault of the store."""
+        await scene.store.create([new_run()])
+
+        assert await scene.store.get("\udc80") is None
+        assert await scene.store.post("\udc80", message(TimerFired("0:1"))) is None
+        assert [] == await scene.store.list(RunFilter(id_prefix="\udc80"))
+
     async def test_waiting_ends_when_somebody_changes_something(self, scene: Scene) -> None:
         """A change that came between asking and waiting is not lost."""
         worker = await scene.worker()

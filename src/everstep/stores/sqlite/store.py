@@ -172,6 +172,8 @@ class SQLiteStore:
     async def post(self, run_id: str, message: Message) -> RunRecord | None:
         """See Store."""
         rules.check_text(message.event, f"the message to run {run_id}")
+        if not rules.is_text(run_id):
+            return None
         run = await self._state().writer.run(lambda tx: write.post(tx, run_id, message))
         self._changes.mark()
         return run
@@ -214,7 +216,7 @@ class SQLiteStore:
 
     async def get(self, run_id: str) -> RunRecord | None:
         """See Store."""
-        return await self._read(lambda ask: read.run(ask, run_id))
+        return await self._read(lambda ask: read.run(ask, run_id)) if rules.is_text(run_id) else None
 
     async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
         """See Store."""
@@ -222,6 +224,8 @@ class SQLiteStore:
 
     async def list(self, query: RunFilter) -> list[RunRecord]:
         """See Store."""
+        if not rules.is_text(query.workflow, query.id_prefix):
+            return []
         return await self._read(lambda ask: read.runs(ask, query))
 
     # --- inside -------------------------------------------------------------------------------------------------------------
