@@ -222,6 +222,20 @@ async def test_a_commit_that_fails_is_repeated_and_happens_once(world: World, or
     assert Counter({"note": 5}) == await world.completed("a")
 
 
+async def test_a_claim_whose_answer_is_lost_strands_nothing_that_has_mail(world: World) -> None:
+    """Giving back a run that has unread messages, by a clock that is ahead."""
+    client = await world.client()
+    handle = await client.start(many(3), id="a")
+    await handle.cancel("enough")
+    engine = world.unopened(many)
+    lose_answer(engine, "claim")
+    link(engine).skew = 3_000_000
+    await engine.open()
+
+    with pytest.raises(es.RunCancelled):
+        await asyncio.wait_for(handle.result(), 60)
+
+
 @pytest.mark.parametrize("verb", ["claim", "pull", "heartbeat", "retire", "wait_for_work"])
 async def test_any_other_verb_may_fail_and_is_tried_again(world: World, verb: str) -> None:
     client = await world.client()
@@ -267,8 +281,11 @@ async def test_a_batch_shares_no_fate_with_a_write_that_the_store_cannot_take(wo
     assert 3 == await engine.handle("r2", many).result()
 
 
-async def test_a_closed_engine_hands_its_runs_back_to_be_claimed_at_once(world: World) -> None:
+@pytest.mark.parametrize("ahead", [0, 3600])
+async def test_a_closed_engine_hands_its_runs_back_to_be_claimed_at_once(world: World, ahead: int) -> None:
+    """Also if its idea of the store's clock is wrong."""
     first = await world.engine(job, grace=1)
+    link(first).skew = ahead * 1_000_000
     await first.start(job(10), id="a")
     await asyncio.sleep(2)
     second = await world.engine(job)

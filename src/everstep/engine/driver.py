@@ -73,6 +73,8 @@ logger = logging.getLogger("everstep")
 PARK_SECONDS = 1.0
 """A run that waits longer than this leaves memory: coming back costs one commit and a replay, a few milliseconds at most."""
 TOO_EARLY_SECONDS = 0.05
+AT_ONCE: Micros = 0
+"""Due whatever the time is: by a clock that is ahead of the store's, "now" would still lie in the future there."""
 NEVER: Micros = 1 << 62
 """Only a message can wake the run."""
 STEP_OUTCOMES = (StepCompleted, StepFailed, StepOutcomeUnknown)
@@ -288,7 +290,7 @@ class Driver:
             self.abandon()
             return
         rows = tuple(step.record(to_resume=True) for step in self._steps.values())
-        self._release(Status.QUEUED, self._host.tools.now(), rows)
+        self._release(Status.QUEUED, AT_ONCE, rows)
 
     def dirty_rows(self) -> list[AttemptRecord]:
         """Heartbeat details that are not written yet; they count as written from here on."""
@@ -643,7 +645,7 @@ class Driver:
             cursor=facts.cursor,
             consumed=self._landed_consumed,
             release=True,
-            wake_at=None if verdict else now,
+            wake_at=None if verdict else AT_ONCE,
             attempts=rows,
             settled=tuple(event.key for event in outcomes),
             refused_by=refused_by,

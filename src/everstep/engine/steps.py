@@ -243,7 +243,7 @@ class StepRun:
         plan = self._plan
         attempt, due_at = plan.attempt, plan.due_at
         if to_resume and due_at is None:
-            attempt, due_at = attempt + 1, self._tools.now()
+            attempt, due_at = attempt + 1, 0
         return AttemptRecord(
             run_key=self._run_key,
             key=self.key,

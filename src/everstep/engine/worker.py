@@ -25,7 +25,7 @@ from typing import Any
 from everstep.core.execution import Execution
 from everstep.definitions import Registry, Workflow
 from everstep.engine.committer import Committer
-from everstep.engine.driver import Driver, Facts
+from everstep.engine.driver import AT_ONCE, Driver, Facts
 from everstep.engine.leases import LeaseKeeper
 from everstep.engine.steps import ThreadPool, Tools
 from everstep.engine.turns import Turn
@@ -268,7 +268,7 @@ class Worker:
                     epoch=run.epoch,
                     release=True,
                     status=Status.COMPENSATING if run.status is Status.COMPENSATING else Status.QUEUED,
-                    wake_at=self.store.now(),
+                    wake_at=AT_ONCE,
                 )
                 self.committer.submit(keep, lambda _: self.nudge())
         self._may_have_stranded = False
