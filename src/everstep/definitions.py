@@ -14,8 +14,10 @@ import inspect
 import sys
 import types
 import warnings
-from asyncio import Future
-from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage]  # the one that answers None instead of raising
+from asyncio import (
+    Future,
+    _get_running_loop,  # pyright: ignore[reportPrivateUsage]  # the one that answers None instead of raising
+)
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
 from functools import cached_property
 from hashlib import sha256
@@ -86,8 +88,8 @@ class Call(Coroutine[Any, Any, R_co]):
         if inside is not None:
             raise UsageError(
                 f"{self!r} was awaited inside the step {inside.step} of run {inside.run_id}. It was not run: a step is one "
-                "recorded unit, and what it calls would not be recorded. Call it from the workflow, or call the plain function: "
-                f"{self.definition.name}.function(…)."
+                "recorded unit, and what it calls would not be recorded. Call it from the workflow, or call the plain "
+                f"function: {self.definition.name}.function(…)."
             )
         result: Any = self.definition.function(*self.args, **self.kwargs)
         value: R_co = await result if inspect.isawaitable(result) else result
@@ -127,7 +129,7 @@ class Call(Coroutine[Any, Any, R_co]):
         return True if self is other else self._forgotten("compared")
 
     def __hash__(self) -> int:
-        # In a workflow by the order of first use, so that a set of calls iterates alike in every process; elsewhere by identity.
+        # In a workflow by the order of first use, so that a set of calls iterates alike in every process.
         try:
             return self._hash
         except AttributeError:
@@ -160,7 +162,7 @@ def _unstarted() -> Generator[Any, Any, Any]:
     yield
 
 
-# --- definitions ------------------------------------------------------------------------------------------------------------
+# --- definitions ----------------------------------------------------------------------------------------------------------
 
 
 _sources: dict[tuple[types.CodeType, int], str] = {}
@@ -192,7 +194,7 @@ class _Base:
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call[Any]:
         # Two frames up is the user's line. Kept as text: a frame would keep everything that it refers to alive.
-        frame = sys._getframe(2)
+        frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
         place = frame.f_code, frame.f_lineno
         source = _sources.get(place)
         if source is None:
@@ -317,11 +319,13 @@ class Registry:
 
 def workflows_near(workflow: Workflow[..., Any]) -> list[Workflow[..., Any]]:
     """The workflow and all others in its module: what a script that runs one of them is able to drive."""
-    others = [value for value in workflow.function.__globals__.values() if isinstance(value, Workflow)]
+    others: list[Workflow[..., Any]] = [
+        value for value in workflow.function.__globals__.values() if isinstance(value, Workflow)
+    ]
     return [workflow, *(other for other in others if other is not workflow)]
 
 
-# --- decorators ---------------------------------------------------------------------------------------------------------------
+# --- decorators -----------------------------------------------------------------------------------------------------------
 
 
 class StepDecorator(Protocol):
@@ -362,15 +366,18 @@ def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         retry: A policy, or a number of attempts; default a single one.
         timeout: Seconds that one attempt may take. A plain function cannot be stopped: its thread lives on.
         heartbeat_timeout: Seconds that may pass between two ``es.heartbeat()`` calls.
-        at_most_once: Never execute it a second time; after a crash in between, the workflow gets ``StepOutcomeUnknown``. A frozen
-            worker's effect may still land later; the epoch in ``es.current()`` is a fencing token for receivers that compare.
+        at_most_once: Never execute it a second time; after a crash in between, the workflow gets ``StepOutcomeUnknown``. A
+            frozen worker's effect may still land later; the epoch in ``es.current()`` is a fencing token for receivers that
+            compare.
 
     Raises:
         UsageError: The options contradict one another, or the function cannot be a step.
     """
-    if function is None:
-        return lambda function: Step(function, **options)
-    return Step(function)
+
+    def define(function: Callable[..., Any]) -> Step[..., Any]:
+        return Step(function, **options)
+
+    return define if function is None else define(function)
 
 
 @overload
@@ -398,12 +405,14 @@ def workflow(function: Callable[..., Any] | None = None, /, **options: Any) -> A
     Raises:
         UsageError: The function cannot be a workflow.
     """
-    if function is None:
-        return lambda function: Workflow(function, **options)
-    return Workflow(function)
+
+    def define(function: Callable[..., Any]) -> Workflow[..., Any]:
+        return Workflow(function, **options)
+
+    return define if function is None else define(function)
 
 
-# --- checks ---------------------------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------------------------------
 
 
 def _plain_function(function: Any, what: str) -> types.FunctionType:
@@ -416,8 +425,8 @@ def _plain_function(function: Any, what: str) -> types.FunctionType:
     in_class = "." in function.__qualname__.rpartition("<locals>.")[2]
     if in_class and parameters and parameters[0] in ("self", "cls"):
         raise UsageError(
-            f"{function.__qualname__} is a method: its {parameters[0]!r} cannot be stored. Make it a function or a static method "
-            "that takes what it needs as arguments."
+            f"{function.__qualname__} is a method: its {parameters[0]!r} cannot be stored. Make it a function or a static "
+            "method that takes what it needs as arguments."
         )
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         raise UsageError(f"{function.__qualname__} is a generator. A {what} returns one result: return a list, or split it.")
@@ -446,8 +455,8 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return get_type_hints(function, include_extras=True)
     except NameError as error:
         raise UsageError(
-            f"{function.__qualname__}: the annotation {error.name!r} is not defined where the function is. Import it at module level, "
-            "not only for type checking: everstep needs it at run time to read values back."
+            f"{function.__qualname__}: the annotation {error.name!r} is not defined where the function is. Import it at module "
+            "level, not only for type checking: everstep needs it at run time to read values back."
         ) from error
 
 

@@ -50,9 +50,7 @@ class Entry(Struct, frozen=True):
         return decode_events(self.events)
 
 
-def entry_hash(
-    previous: bytes, run_key: RunKey, version: int, epoch: int, at: Micros, drained: bool, events: bytes
-) -> bytes:
+def entry_hash(previous: bytes, run_key: RunKey, version: int, epoch: int, at: Micros, drained: bool, events: bytes) -> bytes:
     """The hash that seals an entry to the one before it."""
     return sha256(previous + _NUMBERS.pack(run_key, version, epoch, at, drained) + events).digest()
 

@@ -8,6 +8,7 @@ Exponential backoff with jitter: attempt *n* waits ``delay * factor ** (n - 1)``
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from everstep.errors import RetryAfter, UsageError
 
@@ -47,15 +48,19 @@ class Retry:
         )
         if not is_possible:
             raise UsageError(
-                f"{self!r} is not a possible policy: attempts is a whole number of at least 1 or None, delays are finite numbers of "
-                "seconds and at least 0, factor is at least 1, jitter is between 0 and 1, on and give_up_on are tuples of "
-                "exception types."
+                f"{self!r} is not a possible policy: attempts is a whole number of at least 1 or None, delays are finite "
+                "numbers of seconds and at least 0, factor is at least 1, jitter is between 0 and 1, on and give_up_on are "
+                "tuples of exception types."
             )
 
 
 def _is_exceptions(kinds: object) -> bool:
     # A bare type or a list would fail only at the first error, inside isinstance().
-    return isinstance(kinds, tuple) and all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds)
+    return isinstance(kinds, tuple) and all(map(_is_exception, cast(tuple[object, ...], kinds)))
+
+
+def _is_exception(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseException)
 
 
 NO_RETRY = Retry(attempts=1)

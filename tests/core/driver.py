@@ -1,9 +1,9 @@
 """
 Drive one run by hand: inputs in, entries out, no store, no clock, no waiting.
 
-A ``Run`` plays the engine. A test feeds it inputs one activation at a time, or lets ``finish`` answer every step by calling its
-body and fire every timer when nothing else is left. Then ``check_replays`` proves invariant I6: the journal replays, and *every*
-prefix of it, continued live with the recorded inputs, makes the same entries down to the hash.
+A ``Run`` plays the engine. A test feeds it inputs one activation at a time, or lets ``finish`` answer every step by calling
+its body and fire every timer when nothing else is left. Then ``check_replays`` proves invariant I6: the journal replays, and
+*every* prefix of it, continued live with the recorded inputs, makes the same entries down to the hash.
 """
 
 from __future__ import annotations

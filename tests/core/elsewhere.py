@@ -72,13 +72,23 @@ def clock_reads(function: Callable[[], object]) -> list[str]:
     return read
 
 
+def an_hour_off(clock: Callable[[], float]) -> Callable[[], float]:
+    """A clock that is wrong."""
+    return lambda: clock() + 3600
+
+
 def main(path: str) -> None:
     """Replay every journal of a file."""
     journals = msgspec.json.decode(Path(path).read_bytes(), type=list[Recorded])
     for clock in ("time", "monotonic", "perf_counter"):
         real: Callable[[], float] = getattr(time, clock)
-        setattr(time, clock, lambda real=real: real() + 3600)
-    read = clock_reads(lambda: [remake(journal) for journal in journals])
+        setattr(time, clock, an_hour_off(real))
+
+    def remake_all() -> None:
+        for journal in journals:
+            remake(journal)
+
+    read = clock_reads(remake_all)
     print(f"{len(journals)} replayed, clocks read: {read}")
 
 

@@ -71,7 +71,8 @@ async def _as_nested_task() -> str:
 
 
 async def _gathered() -> str:
-    return (await asyncio.gather(charge("42", 1), return_exceptions=True))[0]
+    (receipt,) = await asyncio.gather(charge("42", 1), return_exceptions=True)
+    return str(receipt)
 
 
 async def _waited_for() -> str:
@@ -94,7 +95,8 @@ async def _shielded() -> str:
 
 
 async def _completed() -> str:
-    return [await each for each in asyncio.as_completed([charge("42", 1)])][0]
+    (receipt,) = [await each for each in asyncio.as_completed([charge("42", 1)])]
+    return receipt
 
 
 WAYS = [_directly, _as_task, _as_nested_task, _gathered, _waited_for, _in_time, _in_group, _shielded, _completed]

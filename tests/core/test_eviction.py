@@ -1,4 +1,4 @@
-"""A run leaves memory in order: its finally blocks run, nothing of it is recorded, nothing hangs, nothing is left or warned of."""
+"""A run leaves memory in order: its finally blocks run, nothing is recorded, hangs, stays or is warned of."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def test_the_golden_journals_hold_every_kind_of_event_there_is() -> None:
     """A new kind needs a golden journal; of a dead run there is nothing to replay."""
     kinds = {type(event) for name in NAMES for entry in read(name)[1] for event in entry.decoded()}
 
-    assert set(Event.__args__) - {RunDied} == kinds  # type: ignore[attr-defined]
-    assert {*Input.__args__, *CommandEvent.__args__, *Ending.__args__} <= kinds  # type: ignore[attr-defined]
+    assert set(Event.__args__) - {RunDied} == kinds
+    assert {*Input.__args__, *CommandEvent.__args__, *Ending.__args__} <= kinds
 
 
 def test_the_commands_are_the_same_under_every_hash_seed() -> None:

@@ -77,18 +77,19 @@ def test_any_flipped_byte_of_any_field_is_found_and_named(index: int) -> None:
         assert index + 1 == caught.value.version, flip
 
 
-@pytest.mark.parametrize(
-    ("spoil", "version"),
-    [
-        (lambda entries: entries[1:], 1),
-        (lambda entries: [entries[0], *entries[2:]], 2),
-        (lambda entries: [entries[1], entries[0], *entries[2:]], 1),
-        (lambda entries: [entries[0], entries[0], *entries[1:]], 2),
-        (lambda entries: [*entries, entries[-1]], len(ENTRIES) + 1),
-    ],
-    ids=["first dropped", "one dropped", "swapped", "repeated", "last repeated"],
-)
-def test_a_missing_swapped_or_repeated_entry_is_found(spoil: Callable[[list[Entry]], list[Entry]], version: int) -> None:
+SPOILS: list[tuple[str, Callable[[list[Entry]], list[Entry]], int]] = [
+    ("first dropped", lambda entries: entries[1:], 1),
+    ("one dropped", lambda entries: [entries[0], *entries[2:]], 2),
+    ("swapped", lambda entries: [entries[1], entries[0], *entries[2:]], 1),
+    ("repeated", lambda entries: [entries[0], entries[0], *entries[1:]], 2),
+    ("last repeated", lambda entries: [*entries, entries[-1]], len(ENTRIES) + 1),
+]
+
+
+@pytest.mark.parametrize(("how", "spoil", "version"), SPOILS)
+def test_a_missing_swapped_or_repeated_entry_is_found(
+    how: str, spoil: Callable[[list[Entry]], list[Entry]], version: int
+) -> None:
     assert version == refused_at(spoil(list(ENTRIES)))
 
 

@@ -1,4 +1,4 @@
-"""Code that asks for something else than its journal recorded is told so at the call, and whatever it does then is not done (G2)."""
+"""Code that asks for something else than its journal recorded is told so at the call; nothing of it is done (G2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -27,7 +27,7 @@ Code = Callable[[], Any]
 
 def workflow_of(code: Code) -> Workflow[[], Any]:
     """A version of the workflow ``checkout``."""
-    return cast(Workflow[[], Any], es.workflow(name="checkout", version="1")(code))
+    return es.workflow(name="checkout", version="1")(code)
 
 
 def journal_of(code: Code, *, entries: int | None = None) -> list[Entry]:
@@ -56,7 +56,7 @@ async def original() -> str:
     return await ship(receipt)
 
 
-# --- what is noticed --------------------------------------------------------------------------------------------------------
+# --- what is noticed ------------------------------------------------------------------------------------------------------
 
 
 def test_another_argument() -> None:
@@ -286,7 +286,7 @@ async def _await_note() -> str:
     return await note("a")
 
 
-# --- what is not a difference -------------------------------------------------------------------------------------------------
+# --- what is not a difference ---------------------------------------------------------------------------------------------
 
 
 def test_comments_moved_lines_and_renamed_variables_change_nothing() -> None:
@@ -352,7 +352,7 @@ def test_the_order_of_tasks_is_not_compared() -> None:
     replayed(workflow_of(changed), journal_of(before, entries=1))
 
 
-# --- what the code does about it ------------------------------------------------------------------------------------------------
+# --- what the code does about it ------------------------------------------------------------------------------------------
 
 
 def test_code_that_swallows_the_mismatch_is_refused_all_the_same() -> None:
@@ -409,7 +409,7 @@ def test_the_mismatch_raised_by_replay_can_be_evicted_and_replayed_by_the_right_
     assert 4 == execution.version
 
 
-# --- values that no longer fit ----------------------------------------------------------------------------------------------------
+# --- values that no longer fit --------------------------------------------------------------------------------------------
 
 
 def shop(result: type, argument: type) -> Workflow[..., Any]:
@@ -455,7 +455,7 @@ def test_arguments_that_no_longer_fit_pause() -> None:
         replayed(shop(str, int), run.entries)
 
 
-# --- other Pythons --------------------------------------------------------------------------------------------------------------
+# --- other Pythons --------------------------------------------------------------------------------------------------------
 
 
 def test_a_mismatch_across_minor_versions_says_so() -> None:
@@ -481,7 +481,7 @@ def test_on_the_same_minor_version_nothing_is_said_of_it() -> None:
     assert "Python" not in str(refusal(original, changed))
 
 
-# --- the error itself -----------------------------------------------------------------------------------------------------------
+# --- the error itself -----------------------------------------------------------------------------------------------------
 
 
 def test_arguments_are_shown_cut_and_inert() -> None:

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from datetime import timedelta
+from typing import Any
 
 import everstep as es
-from everstep.events import StepCancelled, StepScheduled, TimerCancelled, TimerStarted
+from everstep.events import ChildStarted, RunFailed, StepCancelled, StepScheduled, TimerCancelled, TimerStarted
 from tests.core.driver import START, Run, chooser, commands_of, drive
 from tests.core.steps import add, charge, child, decline, note, ship
 
@@ -225,9 +226,10 @@ def test_wait_all_completed_and_first_exception_and_timeout() -> None:
     @es.workflow
     async def waits() -> list[int]:
         counts: list[int] = []
+        options: dict[str, Any]
         for options in ({}, {"return_when": asyncio.FIRST_EXCEPTION}, {"timeout": 3}):
             made = [asyncio.create_task(work) for work in (note("a"), decline("no"), asyncio.sleep(5))]
-            done, pending = await asyncio.wait(made, **options)  # type: ignore[arg-type]
+            done, pending = await asyncio.wait(made, **options)
             counts.append(len(done))
             for task in pending:
                 task.cancel()
@@ -281,7 +283,7 @@ def test_as_completed_times_out() -> None:
         got: list[str] = []
         try:
             for each in asyncio.as_completed([note("a"), asyncio.sleep(60, "b")], timeout=5):
-                got.append(await each)
+                got.append(await each)  # noqa: PERF401  # what came in time is kept
         except TimeoutError:
             got.append("late")
         return got
@@ -465,7 +467,7 @@ def test_a_child_is_awaited_like_a_step() -> None:
     run = drive(parent())
 
     assert "shipped 42" == run.result
-    assert ["run-1/0:1"] == [command.run_id for command in commands_of(run.entries[0]) if hasattr(command, "run_id")]
+    assert ["run-1/0:1"] == [command.run_id for command in commands_of(run.entries[0]) if isinstance(command, ChildStarted)]
 
 
 def test_the_step_that_fails_raises_its_cause_at_the_await() -> None:
@@ -492,7 +494,8 @@ def test_sys_exit_in_a_task_fails_the_run_and_nothing_hangs() -> None:
     run = Run(leaves())
     run.begin()
 
-    assert "SystemExit" == getattr(run.ending, "error", None).type  # type: ignore[union-attr]
+    assert isinstance(run.ending, RunFailed)
+    assert "SystemExit" == run.ending.error.type
     run.check_replays().evict()
 
 

@@ -50,7 +50,7 @@ def test_the_deadline_is_the_starts_own_or_the_workflows() -> None:
 
 
 def test_a_step_cannot_be_started() -> None:
-    with pytest.raises(UsageError, match="is a call of a step. Only a workflow can be started"):
+    with pytest.raises(UsageError, match=r"is a call of a step\. Only a workflow can be started"):
         start(charge("42", 1))
 
 

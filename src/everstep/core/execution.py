@@ -111,7 +111,7 @@ class Execution:
             NondeterminismError: An input cannot be read by this code. Nothing was sealed; the execution must be evicted.
         """
         not_before = self._due_of(inputs) if self.program.timers else None
-        at = now if now > self._at else self._at
+        at = max(self._at, now)
         self.program.recoveries = self.recoveries
         commands = self.program.activate([*self._undrained, *inputs], at, self.version + 1)
         if self.program.divergence is not None:
@@ -146,4 +146,3 @@ class Execution:
 
     def _count_recoveries(self, events: Iterable[Event]) -> None:
         self.recoveries += sum(isinstance(event, RunResumed) for event in events)
-

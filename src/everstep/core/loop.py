@@ -11,10 +11,11 @@ Three things differ from an ordinary loop, each for determinism:
   (By the order alone, the tasks of all runs would collide in asyncio's own sets of tasks: quadratic with many runs in memory.)
 * A task remembers its *path* (``0``, ``0.1``, ``0.1.1``) and counts what it asks for: the names of its commands.
 * A cancel that meets an await of a step, task or ``gather`` whose result is already there stays *owed*: the code gets the
-  result, and the cancel at its next await. Delivering it at once would throw the result away (a charge that happened, say). It is as if the cancel had come a
-  moment later, so every program that is right under asyncio is right here; and it is never lost. Who awaits a task awaits what
-  that task awaits: the debt stays with the task that was asked to stop, since the one below may end without another await.
-  Other futures carry no result that could be lost, and asyncio's own (a TaskGroup's, a Lock's) count on being cancelled at once.
+  result, and the cancel at its next await. Delivering it at once would throw the result away (a charge that happened, say). It
+  is as if the cancel had come a moment later, so every program that is right under asyncio is right here; and it is never lost.
+  Who awaits a task awaits what that task awaits: the debt stays with the task that was asked to stop, since the one below may
+  end without another await. Other futures carry no result that could be lost, and asyncio's own (a TaskGroup's, a Lock's) count
+  on being cancelled at once.
 
 How a drain nests in the host: the host's loop and task step aside (``_leave_task``), this loop is the running one until its
 queue is empty, then they return. The C implementation of Task insists on exactly this order.
@@ -30,11 +31,12 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from hashlib import blake2b
 from types import CoroutineType, FrameType
-from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias, TypeVar, TypeVarTuple, cast
 
 from everstep.errors import Evicted, UsageError
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 _Host: TypeAlias = tuple[asyncio.AbstractEventLoop | None, asyncio.Task[Any] | None, Any]
 
 CLOSE_ATTEMPTS = 16
@@ -57,7 +59,7 @@ class TimerHost(Protocol):
 class ReplayFuture(asyncio.Future[T]):
     """A future that hashes alike on every replay."""
 
-    _loop: DeterministicLoop
+    _loop: DeterministicLoop  # pyright: ignore[reportIncompatibleMethodOverride]  # C's attribute is read-only
     carries_result = False
 
     def __init__(self, *, loop: DeterministicLoop) -> None:
@@ -81,7 +83,7 @@ class _EvictedFuture(ReplayFuture[Any]):
 class ReplayTask(asyncio.Task[T]):
     """A task that hashes alike on every replay, knows its path, and never loses a result to a cancel (see the module)."""
 
-    _loop: DeterministicLoop
+    _loop: DeterministicLoop  # pyright: ignore[reportIncompatibleMethodOverride]  # C's attribute is read-only
     carries_result = True
 
     def __init__(
@@ -130,9 +132,12 @@ class Debt(NamedTuple):
     msg: Any
 
 
+_GATHER: type = vars(tasks)["_GatheringFuture"]  # what gather() returns; typeshed does not list it
+
+
 def _is_answered(waiter: Any) -> bool:
     """Whether whoever awaits this will get a result in the current drain, be it through tasks and ``gather``."""
-    is_gather = isinstance(waiter, tasks._GatheringFuture)
+    is_gather = isinstance(waiter, _GATHER)
     if not (is_gather or getattr(waiter, "carries_result", False)):
         return False
     if waiter.done():
@@ -172,7 +177,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._owed: list[Debt] = []
         self._given: dict[int, ReplayTask[Any]] = {}
 
-    # --- driving it -----------------------------------------------------------------------------------------------------------
+    # --- driving it -------------------------------------------------------------------------------------------------------
 
     def drain(self, seconds: float) -> None:
         """Run everything that is ready, until nothing is. ``seconds`` is what ``time()`` says meanwhile."""
@@ -262,7 +267,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             tasks._leave_task(self, task)
         _leave_behind(coro)
 
-    # --- names ----------------------------------------------------------------------------------------------------------------
+    # --- names ------------------------------------------------------------------------------------------------------------
 
     def next_hash(self) -> int:
         """The hash of the next future or task: the same on every replay."""
@@ -295,7 +300,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             "asyncio.create_task(…) or a TaskGroup."
         )
 
-    # --- owed cancels ---------------------------------------------------------------------------------------------------------
+    # --- owed cancels -----------------------------------------------------------------------------------------------------
 
     def owe_cancel(self, debt: Debt) -> None:
         """Remember to cancel the task at its next await."""
@@ -312,22 +317,22 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             else:
                 task.pay_cancel(debt.msg)
 
-    # --- the loop's interface ---------------------------------------------------------------------------------------------------
+    # --- the loop's interface ---------------------------------------------------------------------------------------------
 
-    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(self._seconds + delay, callback, args, self, context)
         self._timers.start_timer(delay, handle)
         return handle
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         return self.call_later(when - self._seconds, callback, *args, context=context)
 
@@ -350,8 +355,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         if any(more.values()):
             coro.close()
             raise UsageError(f"create_task({', '.join(more)}=…): eager tasks are not deterministic under replay. Leave it out.")
-        frame = sys._getframe(1)
-        if (frame.f_code is _ENSURE_FUTURE or frame.f_code is _ENSURE_FUTURE_3_11) and (taker := _as_completed_above(frame)) is not None:
+        frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+        if (frame.f_code is _ENSURE_FUTURE or frame.f_code is _ENSURE_FUTURE_3_11) and (
+            taker := _as_completed_above(frame)
+        ) is not None:
             return self._start_in_given_order(coro, taker)
         return self._start(coro, self._next_path(), name, context)
 
@@ -364,10 +371,11 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
                     return self._start(coro, self._next_path(), None, None)  # A call: sets of them iterate alike everywhere.
                 coro.close()
                 raise UsageError(
-                    "as_completed() was given coroutines in something other than a list or a tuple, so their order is not known. "
-                    "Nothing was started. Give it a list, or tasks."
+                    "as_completed() was given coroutines in something other than a list or a tuple, so their order is not "
+                    "known. Nothing was started. Give it a list, or tasks."
                 )
-            for one in {id(each): each for each in given if asyncio.iscoroutine(each)}.values():
+            coros = [each for each in cast(list[Any], given) if asyncio.iscoroutine(each)]
+            for one in {id(each): each for each in coros}.values():
                 self._given[id(one)] = self._start(one, self._next_path(), None, None)
         return self._given.pop(id(coro))
 
@@ -375,9 +383,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """The task of the workflow function itself, in an empty context: nothing of the host's leaks in."""
         return self._start(coro, MAIN_PATH, None, Context())
 
-    def _start(
-        self, coro: Coroutine[Any, Any, T], path: str, name: str | None, context: Context | None
-    ) -> ReplayTask[T]:
+    def _start(self, coro: Coroutine[Any, Any, T], path: str, name: str | None, context: Context | None) -> ReplayTask[T]:
         task = ReplayTask(coro, loop=self, path=path, name=name, context=context)
         # The loop keeps tasks alive: asyncio itself refers to them weakly only.
         self._tasks[path] = task
@@ -429,15 +435,15 @@ def _as_completed_above(frame: FrameType) -> FrameType | None:
 def _leave_behind(coro: Any) -> None:
     """Keep a coroutine that cannot be ended from ever running again.
 
-    Were it freed, Python would throw GeneratorExit into it once more, by then outside a workflow, where awaiting a step *executes*
-    it. A reference that nothing gives back, not even the end of the process, is the lesser evil.
+    Were it freed, Python would throw GeneratorExit into it once more, by then outside a workflow, where awaiting a step
+    *executes* it. A reference that nothing gives back, not even the end of the process, is the lesser evil.
     """
     import ctypes
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(coro))
 
 
-# --- what a workflow may not do ---------------------------------------------------------------------------------------------------
+# --- what a workflow may not do -------------------------------------------------------------------------------------------
 
 _IN_A_STEP = "do it in a step: its result is recorded, and replay does not repeat it"
 _REFUSED = {
@@ -456,6 +462,11 @@ _REFUSED = {
 }
 
 
+def new_loop(timer_host: TimerHost, on_error: Callable[[dict[str, Any]], None], seed: bytes) -> DeterministicLoop:
+    """A loop. Its refused methods are made below, where no type checker sees that they exist."""
+    return DeterministicLoop(timer_host, on_error, seed)  # type: ignore[abstract]  # pyright: ignore[reportAbstractUsage]
+
+
 def _refuse(name: str, instead: str) -> Callable[..., NoReturn]:
     def refused(self: DeterministicLoop, *args: Any, **kwargs: Any) -> NoReturn:
         raise UsageError(f"workflow code called loop.{name}(): {instead}. Nothing was done.")
@@ -467,4 +478,3 @@ def _refuse(name: str, instead: str) -> Callable[..., NoReturn]:
 for _name in dir(asyncio.AbstractEventLoop):
     if not _name.startswith("_") and _name not in vars(DeterministicLoop):
         setattr(DeterministicLoop, _name, _refuse(_name, _REFUSED.get(_name, f"it reaches outside the workflow; {_IN_A_STEP}")))
-DeterministicLoop.__abstractmethods__ = frozenset()

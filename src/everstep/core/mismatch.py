@@ -83,8 +83,8 @@ def diverged(
         f"  recorded:  {show_command(recorded)}\n"
         f"  requested: {show_command(requested)}\n"
         f"{recorded_on}"
-        "Nothing was executed and the journal is unchanged; the run is paused. Deploy the code that it started on; it then goes "
-        f"on by itself. To see the journal: everstep show {run_id}"
+        "Nothing was executed and the journal is unchanged; the run is paused. Deploy the code that it started on; it then "
+        f"goes on by itself. To see the journal: everstep show {run_id}"
     )
 
 

@@ -1,13 +1,13 @@
 """
 A run's code in memory: inputs in, commands out.
 
-The program never waits and never knows the time; it is told both. Live and replayed it behaves alike, with one difference: live,
-a command that the code issues is appended to ``issued``; replayed, it is looked up among the commands that the entry recorded,
-and compared at the moment of the call, so that the traceback of a mismatch points at the user's line.
+The program never waits and never knows the time; it is told both. Live and replayed it behaves alike, with one difference:
+live, a command that the code issues is appended to ``issued``; replayed, it is looked up among the commands that the entry
+recorded, and compared at the moment of the call, so that the traceback of a mismatch points at the user's line.
 
 An activation applies *all* its inputs first (a future resolved, a handle appended; never user code), then drains. A cancel of
-the run comes last, after that drain: as if it had come a moment later. Applied together with a result, it would be swallowed by
-whatever still passes the result on (``gather`` when a member fails, ``wait_for`` on Python 3.11), and never be seen by the code.
+the run comes last, after that drain: as if it had come a moment later. Applied together with a result, it would be swallowed
+by whatever still passes the result on (``gather`` when a member fails, ``wait_for`` on Python 3.11), and never reach the code.
 """
 
 from __future__ import annotations
@@ -27,20 +27,12 @@ from typing import Any, assert_never
 
 from msgspec import Raw
 
+from everstep import errors
 from everstep.codec import Undecodable, describe_error, rebuild_error
-from everstep.core.loop import DeterministicLoop, ReplayFuture
+from everstep.core.loop import DeterministicLoop, ReplayFuture, new_loop
 from everstep.core.mismatch import diverged, same_command, slot_of
 from everstep.definitions import Call, Step, Workflow
-from everstep.errors import (
-    NondeterminismError,
-    RunCancelled as RunCancelledError,
-    RunDead,
-    RunFailed as RunFailedError,
-    StepFailed as StepFailedError,
-    StepOutcomeUnknown as StepOutcomeUnknownError,
-    StepTimeout,
-    UsageError,
-)
+from everstep.errors import NondeterminismError, RunDead, StepTimeout, UsageError
 from everstep.events import (
     NO_PAYLOAD,
     CancelRequested,
@@ -131,7 +123,7 @@ class Program:
     def __init__(self, workflow: Workflow[..., Any], run_id: str) -> None:
         self.workflow = workflow
         self.run_id = run_id
-        self.loop = DeterministicLoop(self, self._report, run_id.encode())
+        self.loop = new_loop(self, self._report, run_id.encode())
         self.loop.scope = self
         self.operations: dict[str, Operation] = {}
         self.timers: dict[str, Timer] = {}
@@ -154,7 +146,7 @@ class Program:
         self._salt = b""
         self._main: asyncio.Task[Any] | None = None
 
-    # --- activation -----------------------------------------------------------------------------------------------------------
+    # --- activation -------------------------------------------------------------------------------------------------------
 
     def activate(self, inputs: Iterable[Input], at: Micros, version: int) -> list[CommandEvent]:
         """Go on live: apply the inputs, run the code as far as it goes, and return what it asks for."""
@@ -174,8 +166,8 @@ class Program:
         """Go on as recorded: apply the inputs and check that the code asks for what was recorded and nothing else.
 
         Raises:
-            NondeterminismError: It does not, or it ends where the journal goes on, or the other way round. The program must then
-                be evicted.
+            NondeterminismError: It does not, or it ends where the journal goes on, or the other way round. The program must
+                then be evicted.
         """
         self._expected = {slot_of(event): event for event in recorded}
         self._run(inputs, at, version)
@@ -241,7 +233,7 @@ class Program:
         except BaseException as error:  # noqa: BLE001  # whatever user code raised is the run's outcome, SystemExit included
             return RunFailed(describe_error(error))
 
-    # --- inputs -----------------------------------------------------------------------------------------------------------------
+    # --- inputs -----------------------------------------------------------------------------------------------------------
 
     def _apply(self, event: Input) -> None:
         match event:
@@ -274,17 +266,16 @@ class Program:
             operation.set_result(operation.definition.result.decode(result))
         except Undecodable as error:
             self.divergence = self.divergence or NondeterminismError(
-                f"run {self.run_id}: the recorded result of {operation.definition.name} no longer fits its declared type: {error}. "
-                "Nothing was executed and the journal is unchanged; the run is paused. Deploy code whose type can read it."
+                f"run {self.run_id}: the recorded result of {operation.definition.name} no longer fits its declared type: "
+                f"{error}. Nothing was executed and the journal is unchanged; the run is paused. Deploy code whose type can "
+                "read it."
             )
 
-    def _failure(
-        self, operation: Operation, event: StepFailed | ChildFailed | ChildRefused | StepOutcomeUnknown
-    ) -> Exception:
+    def _failure(self, operation: Operation, event: StepFailed | ChildFailed | ChildRefused | StepOutcomeUnknown) -> Exception:
         name = operation.definition.name
         match event:
             case StepFailed(error=record, attempt=attempt, timed_out=timed_out):
-                kind = StepTimeout if timed_out else StepFailedError
+                kind = StepTimeout if timed_out else errors.StepFailed
                 tries = "attempt" if attempt == 1 else "attempts"
                 error: Exception = kind(
                     f"step {name} of run {self.run_id} failed after {attempt} {tries}: {record.type}: {record.message}",
@@ -294,7 +285,7 @@ class Program:
                 error.__cause__ = rebuild_error(record, _declared_errors(operation.definition))
                 return error
             case StepOutcomeUnknown():
-                return StepOutcomeUnknownError(
+                return errors.StepOutcomeUnknown(
                     f"step {name} of run {self.run_id} was begun by a worker that died, so its outcome is unknown. It was not "
                     "executed again, because it is at_most_once. Find out what happened, then go on or undo it.",
                     step=name,
@@ -302,16 +293,16 @@ class Program:
             case ChildFailed(status=status, error=record):
                 return self._child_failure(operation.event, status, record)
             case ChildRefused(reason=reason):
-                return RunFailedError(f"child {name} of run {self.run_id} was not started: {reason}", run_id=self.run_id)
+                return errors.RunFailed(f"child {name} of run {self.run_id} was not started: {reason}", run_id=self.run_id)
 
     def _child_failure(self, event: StepScheduled | ChildStarted, status: str, record: ErrorRecord) -> Exception:
         child = event.run_id if isinstance(event, ChildStarted) else ""
-        kind = {"cancelled": RunCancelledError, "dead": RunDead}.get(status, RunFailedError)
+        kind = {"cancelled": errors.RunCancelled, "dead": RunDead}.get(status, errors.RunFailed)
         error = kind(f"child run {child} ended as {status}: {record.type}: {record.message}", run_id=child)
         error.__cause__ = rebuild_error(record, {})
         return error
 
-    # --- commands: called by user code, through the loop --------------------------------------------------------------------------
+    # --- commands: called by user code, through the loop ------------------------------------------------------------------
 
     def issue(self, call: Call[Any]) -> Operation:
         """Ask for a step or a child run. Called at the await, so errors point there."""
@@ -389,7 +380,9 @@ class Program:
         recorded = self._created.python if self._created else running
         if recorded == running:
             return ""
-        return f"The journal was recorded on Python {recorded} and this is {running}: their asyncio schedules tasks differently.\n"
+        return (
+            f"The journal was recorded on Python {recorded} and this is {running}: their asyncio schedules tasks differently.\n"
+        )
 
     def _report(self, context: dict[str, Any]) -> None:
         """What asyncio would log: a task's exception that nobody looked at. Once, not again on replay."""
@@ -397,7 +390,7 @@ class Program:
             error = context.get("exception")
             logger.error("run %s: %s", self.run_id, context.get("message"), exc_info=error)
 
-    # --- the scope: what user code sees ---------------------------------------------------------------------------------------------
+    # --- the scope: what user code sees -----------------------------------------------------------------------------------
 
     @property
     def workflow_name(self) -> str:
@@ -430,7 +423,7 @@ class Program:
 
 def _user_line() -> str:
     """The line of user code that is running, without the frames of asyncio and everstep above it."""
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
     while frame is not None and frame.f_code.co_filename.startswith(_NOT_OF_USERS):
         if frame.f_code is _DRAIN:
             return ""  # A callback: nothing further down asked for it.

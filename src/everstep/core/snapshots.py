@@ -195,4 +195,3 @@ class _Fold:
         count = self._seen[name] = self._seen.get(name, 0) + 1
         self.payload["steps"][name if count == 1 else f"{name}#{count}"] = result
         self.checkpoints.append(Checkpoint(name, instant(entry.at), entry.hash.hex()))
-

@@ -5,7 +5,7 @@ Starting a run: what is recorded of it, and whether a second start with the same
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -103,7 +103,7 @@ def _typed(value: Any) -> Any:
         case dict():
             return {name: _typed(part) for name, part in cast(dict[str, Any], value).items()}
         case list():
-            return [_typed(part) for part in cast(list[Any], value)]
+            return [_typed(part) for part in cast(Sequence[Any], value)]
         case _:
             return type(value), value
 

@@ -1,0 +1,134 @@
+"""Programs as users write them: both checkers, in strict mode, find nothing, and results have exact types end to end."""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+from uuid import UUID
+
+import everstep as es
+
+
+@dataclass(frozen=True)
+class Order:
+    order_id: str
+    cents: int
+
+
+@es.step(retry=es.Retry(attempts=5, on=(OSError,), give_up_on=(FileNotFoundError,)), timeout=30)
+async def charge(order_id: str, cents: int, *, currency: str = "EUR") -> str:
+    return f"{es.current().idempotency_key} {order_id} {cents} {currency}"
+
+
+@es.step
+def ship(order_id: str, receipt: str) -> bytes:
+    es.heartbeat({"order": order_id})
+    last = es.last_heartbeat(dict[str, str])
+    assert_type(last, dict[str, str] | None)
+    return receipt.encode()
+
+
+@es.step(at_most_once=True)
+def pay(order: Order) -> None:
+    raise es.RetryAfter(timedelta(seconds=5))
+
+
+class Mail:
+    @es.step
+    @staticmethod
+    def send(to: str) -> bool:
+        return bool(to)
+
+    @staticmethod
+    @es.step(retry=3)
+    async def fetch(count: int) -> list[str]:
+        return ["mail"] * count
+
+
+@es.workflow
+async def audit(order: Order) -> dict[str, int]:
+    return {order.order_id: order.cents}
+
+
+@es.workflow(name="checkout", version="2", timeout=3600, max_recoveries=3, tags={"team": "shop"})
+async def checkout(order: Order, note: str = "") -> tuple[str, bytes]:
+    receipt = await charge(order.order_id, order.cents, currency="CHF")
+    assert_type(receipt, str)
+    shipped = await ship(order.order_id, receipt=receipt)
+    assert_type(shipped, bytes)
+    await pay(order)
+    assert_type(await Mail.send("a@example.org"), bool)
+    assert_type(await Mail.fetch(3), list[str])
+    assert_type(await audit(order), dict[str, int])
+    return receipt, shipped
+
+
+@es.workflow
+async def fan_out(orders: list[Order]) -> int:
+    both = await asyncio.gather(charge("1", 1), ship("1", "r"))
+    assert_type(both, tuple[str, bytes])
+    three = await asyncio.gather(charge("1", 1), ship("1", "r"), audit(orders[0]), return_exceptions=True)
+    assert_type(three, tuple[str | BaseException, bytes | BaseException, dict[str, int] | BaseException])
+    many = await asyncio.gather(*(charge(order.order_id, order.cents) for order in orders))
+    assert_type(many, list[str])
+    task = asyncio.create_task(charge("1", 1))
+    assert_type(task, asyncio.Task[str])
+    async with asyncio.TaskGroup() as group:
+        member = group.create_task(ship("1", "r"))
+        child = group.create_task(audit(orders[0]), name="audit")
+    assert_type(member.result(), bytes)
+    assert_type(child.result(), dict[str, int])
+    assert_type(await asyncio.wait_for(charge("1", 1), 5), str)
+    assert_type(await asyncio.shield(charge("1", 1)), str)
+    for each in asyncio.as_completed([charge("1", 1), charge("2", 2)]):
+        assert_type(await each, str)
+    done, _ = await asyncio.wait([task])
+    for finished in done:
+        assert_type(finished.result(), str)
+    return len(many)
+
+
+@es.workflow
+async def inside() -> float:
+    await es.sleep(5)
+    await es.sleep(timedelta(days=30))
+    await es.sleep_until(datetime(2030, 1, 1, tzinfo=UTC))
+    assert_type(es.now(), datetime)
+    assert_type(es.uuid4(), UUID)
+    assert_type(es.current().deadline, datetime | None)
+    es.log.info("done at %s", es.now())
+    try:
+        await charge("42", 1)
+    except es.StepFailed as error:
+        assert_type(error.step, str)
+    return es.random()
+
+
+def pass_on(call: es.Call[str]) -> Awaitable[str]:
+    return call
+
+
+async def outside() -> None:
+    assert_type(charge("42", 1), es.Call[str])
+    assert_type(checkout(Order("42", 1)), es.Call[tuple[str, bytes]])
+    assert_type(await charge("42", 1), str)
+    assert_type(await pass_on(charge("42", 1)), str)
+    async with es.Engine("sqlite:///orders.db", workflows=[checkout, fan_out, inside, audit]) as engine:
+        handle = await engine.start(checkout(Order("42", 1)), id="order-42", tags={"tenant": "acme"}, timeout=60)
+        assert_type(handle, es.Handle[tuple[str, bytes]])
+        assert_type(await handle, tuple[str, bytes])
+        assert_type(await handle.result(timeout=30), tuple[str, bytes])
+        assert_type(await handle.status(), es.Status)
+        assert_type(await handle.snapshot(3), es.Snapshot)
+        assert_type(await handle.history(), list[es.HistoryEntry])
+        assert_type(await handle.cancel("enough"), bool)
+    async with es.Client("sqlite:///orders.db") as client:
+        assert_type(client.handle("order-42", checkout), es.Handle[tuple[str, bytes]])
+        assert_type(client.handle("order-42"), es.Handle[Any])
+        assert_type(await client.get("order-42"), es.RunRecord)
+
+
+def script() -> None:
+    assert_type(es.run(checkout(Order("42", 1), note="gift"), id="order-42"), tuple[str, bytes])
+    assert_type(es.run(inside(), timeout=5), float)

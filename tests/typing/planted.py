@@ -1,0 +1,137 @@
+# type: ignore
+# ruff: noqa: PGH003, B018
+"""One mistake per line, each marked; the test blanks the two lines above and expects exactly these lines to be told."""
+
+import asyncio
+from datetime import datetime
+
+import everstep as es
+
+
+@es.step
+async def charge(order_id: str, cents: int) -> str:
+    return f"{order_id} {cents}"
+
+
+@es.step(timeout=5)
+def ship(order_id: str, *, express: bool = False) -> bytes:
+    return order_id.encode()
+
+
+@es.workflow
+async def checkout(order_id: str, cents: int = 1) -> int:
+    return cents
+
+
+# --- arguments of a step ---
+
+
+@es.workflow
+async def arguments() -> None:
+    await charge(42, 1)  # error
+    await charge("42", "1999")  # error
+    await charge("42")  # error
+    await charge("42", 1, 2)  # error
+    await charge("42", cent=1)  # error
+    await charge(order_id="42", cents=None)  # error
+    await ship("42", True)  # error
+    await ship("42", express="yes")  # error
+    await checkout(42)  # error
+    await checkout("42", cents="1")  # error
+
+
+# --- results ---
+
+
+@es.workflow
+async def results() -> None:
+    number: int = await charge("42", 1)  # error
+    text: str = await ship("42")  # error
+    receipt: str = charge("42", 1)  # error
+    wrong: str = await checkout("42")  # error
+    first, second = await asyncio.gather(charge("42", 1), ship("42"))
+    swapped: tuple[bytes, str] = await asyncio.gather(charge("42", 1), ship("42"))  # error
+    second.encode()  # error
+    (await charge("42", 1)).missing  # error
+    task: asyncio.Task[int] = asyncio.create_task(charge("42", 1))  # error
+    many: list[int] = await asyncio.gather(*[charge("42", 1)])  # error
+    timed: bytes = await asyncio.wait_for(charge("42", 1), 5)  # error
+    call: es.Call[int] = charge("42", 1)  # error
+    print(number, text, receipt, wrong, first, swapped, task, many, timed, call)
+
+
+@es.workflow
+async def returns() -> int:
+    return await charge("42", 1)  # error
+
+
+# --- definitions ---
+
+
+@es.step(retry="5")  # error
+def bad_retry() -> None: ...
+
+
+@es.step(retry=es.Retry(attempts="5"))  # error
+def bad_attempts() -> None: ...
+
+
+@es.step(retry=es.Retry(on=ValueError))  # error
+def bad_on() -> None: ...
+
+
+@es.step(retries=5)  # error
+def bad_option() -> None: ...
+
+
+@es.step(timeout="5 s")  # error
+def bad_timeout() -> None: ...
+
+
+@es.workflow  # error
+def not_async() -> None: ...
+
+
+@es.workflow(tags={"attempt": 1})  # error
+async def bad_tags() -> None: ...
+
+
+es.step("charge")  # error
+es.Retry(5)  # error
+
+# --- starting and waiting ---
+
+
+async def starting() -> None:
+    async with es.Engine("sqlite:///orders.db", workflows=[charge]):  # error
+        pass
+    async with es.Engine("sqlite:///orders.db", workflows=[checkout]) as engine:
+        await engine.start(checkout(42))  # error
+        await engine.start(checkout("42"), id=42)  # error
+        await engine.start(checkout)  # error
+        await engine.start(checkout("42"), tags={"n": 1})  # error
+        await engine.start(checkout("42"), on_conflict="ignore")  # error
+        handle = await engine.start(checkout("42"))
+        text: str = await handle  # error
+        also: str = await handle.result()  # error
+        other: es.Handle[str] = handle  # error
+        late: int = await handle.result(timeout="5")  # error
+        at: datetime = await handle.status()  # error
+    client = es.Client("sqlite:///orders.db")
+    known: es.Handle[str] = client.handle("42", checkout)  # error
+    print(text, also, other, late, at, known)
+
+
+wrong_result: str = es.run(checkout("42"))  # error
+es.run(checkout)  # error
+
+# --- inside ---
+
+
+@es.workflow
+async def inside() -> None:
+    await es.sleep("5")  # error
+    await es.sleep_until(5)  # error
+    moment: float = es.now()  # error
+    es.current().attempts  # error
+    print(moment)
