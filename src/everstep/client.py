@@ -2,7 +2,8 @@
 Start, ask and tell: everything a program does with runs that it does not drive.
 
 A client reads and writes the store; it runs no workflow code and owns no run. What it starts is driven by whatever engine has
-that workflow, in this process or another. An engine offers the same surface and only answers faster, because it sees its own runs end.
+that workflow, in this process or another. An engine offers the same surface and only answers faster, because it sees its own
+runs end.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, Literal, Protocol, TypeVar, get_args, overload
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, get_args, overload
 
 import msgspec
 from msgspec import Struct
@@ -34,15 +35,21 @@ from everstep.errors import (
 from everstep.events import (
     CancelRequested,
     Event,
-    RunCancelled as RunCancelledEvent,
     RunCreated,
     RunDied,
-    RunFailed as RunFailedEvent,
-    RunPaused as RunPausedEvent,
     RunSucceeded,
     decode_events,
     encode_event,
     encode_events,
+)
+from everstep.events import (
+    RunCancelled as RunCancelledEvent,
+)
+from everstep.events import (
+    RunFailed as RunFailedEvent,
+)
+from everstep.events import (
+    RunPaused as RunPausedEvent,
 )
 from everstep.ids import check_run_id, new_run_id
 from everstep.journal import Entry, decode_verified, verify_chain
@@ -175,7 +182,7 @@ class Client:
         self._opened = False
         self._opening = asyncio.Lock()
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Self:
         await self.open()
         return self
 
@@ -244,7 +251,8 @@ class Client:
         run = await self.store.get(run_id)
         if run is None:
             raise RunNotFound(
-                f"there is no run {ascii(run_id)[1:-1][:200]} in {self.store.url}. Nothing was changed. List what there is: everstep runs",
+                f"there is no run {ascii(run_id)[1:-1][:200]} in {self.store.url}. Nothing was changed. "
+                "List what there is: everstep runs",
                 run_id=run_id,
             )
         return run
@@ -254,7 +262,7 @@ class Client:
         await self.open()
         return await self.store.workers()
 
-    # --- what handles are made of -------------------------------------------------------------------------------------------------
+    # --- what handles are made of -----------------------------------------------------------------------------------------
 
     async def load_journal(self, run_id: str) -> tuple[RunRecord, list[Entry]]:
         """A run and its journal, consistent with each other; not verified."""
@@ -312,7 +320,9 @@ class Client:
         if on_conflict not in get_args(OnConflict):
             raise UsageError(f"on_conflict={on_conflict!r} is not known. Nothing was started. Give 'join' or 'raise'.")
         if timeout is not None and not 0 < timeout < float("inf"):
-            raise UsageError(f"timeout={timeout!r}: give a positive number of seconds, or None for no limit. Nothing was started.")
+            raise UsageError(
+                f"timeout={timeout!r}: give a positive number of seconds, or None for no limit. Nothing was started."
+            )
         checked = new_run_id() if run_id is None else check_run_id(run_id)
         return describe_start(call, checked, os.urandom(16), self.store.now(), tags or {}, timeout)
 
@@ -423,11 +433,12 @@ def _result_of(run: Ending, workflow: Workflow[..., Any] | None) -> Any:
             raise RunDead(f"run {run.run_id} was given up: {reason}", run_id=run.run_id)
         case RunPausedEvent(reason=reason):
             raise RunPaused(
-                f"run {run.run_id} is paused: {reason}\nWhat it did so far is kept: everstep show {run.run_id}", run_id=run.run_id
+                f"run {run.run_id} is paused: {reason}\nWhat it did so far is kept: everstep show {run.run_id}",
+                run_id=run.run_id,
             )
         case _:
             raise RunPaused(
-                f"run {run.run_id} is paused and will not go on by itself; its last entry cannot be read. What it did so far is "
+                f"run {run.run_id} is paused and will not go on by itself; its last entry cannot be read. What it did is "
                 f"kept. See its history: everstep show {run.run_id}",
                 run_id=run.run_id,
             )

@@ -162,7 +162,7 @@ class StepTimeout(StepError, TimeoutError):
 
 
 class StepOutcomeUnknown(StepError):
-    """An ``at_most_once`` step was begun by a process that died. Its effect may or may not have happened; it is not repeated."""
+    """An ``at_most_once`` step was begun by a process that died. Its effect may have happened; it is not repeated."""
 
 
 class RemoteError(EverstepError):

@@ -23,7 +23,8 @@ def check_run_id(run_id: object) -> str:
     """Return the id if it is allowed.
 
     Raises:
-        UsageError: It is not a string of 1 to 200 ASCII letters, digits and ``. _ : @ = + -``, beginning with a letter or digit.
+        UsageError: It is not a string of 1 to 200 ASCII letters, digits and ``. _ : @ = + -``, beginning with a letter or
+        digit.
     """
     if isinstance(run_id, str) and len(run_id) <= RUN_ID_CHARS_MAX and _RUN_ID.fullmatch(run_id):
         return run_id

@@ -99,7 +99,9 @@ async def sleep_until(instant: datetime) -> None:
         UsageError: The datetime is naive, so it names no instant.
     """
     if instant.tzinfo is None:
-        raise UsageError(f"sleep_until({instant!r}): a naive datetime names no instant. Give it a time zone, such as datetime.UTC.")
+        raise UsageError(
+            f"sleep_until({instant!r}): a naive datetime names no instant. Give it a time zone, such as datetime.UTC."
+        )
     await asyncio.sleep((instant - now()).total_seconds())
 
 

@@ -1,10 +1,10 @@
 """
 Which attempt of a step comes next, after whatever happened to the ones before. Pure.
 
-The journal says that a step was asked for and, once, how it ended. In between there is at most one row (``AttemptRecord``), written
-before a wait and with heartbeats. Everything else follows from counting recoveries: every time the run was taken over from a dead
-worker, an attempt that was running had begun and is lost, so the next one has the next number. Attempts lost that way are no
-failures: they use up none of the retry policy.
+The journal says that a step was asked for and, once, how it ended. In between there is at most one row (``AttemptRecord``),
+written before a wait and with heartbeats. Everything else follows from counting recoveries: every time the run was taken over
+from a dead worker, an attempt that was running had begun and is lost, so the next one has the next number. Attempts lost that
+way are no failures: they use up none of the retry policy.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 Group commit: what the activations of one turn of the event loop produced is written together.
 
 Writes share a transaction, not a fate: each gets its own outcome. Nothing waits for a timer; a lone run's entry is committed in
-the next turn, a thousand runs' entries share a few commits. When the store is away, the same writes are repeated until it is back
-(the store tells whether they had landed); nobody re-reads a version and tries again with other content.
+the next turn, a thousand runs' entries share a few commits. When the store is away, the same writes are repeated until it is
+back (the store tells whether they had landed); nobody re-reads a version and tries again with other content.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from everstep.stores.base import Append, Outcome, Refused, Store, Write
 logger = logging.getLogger("everstep")
 
 GROUP_MAX = 128
-"""Writes per transaction, and so runs that go on in one turn: a sync shared by so many costs each a microsecond, and more of them
-would only hold up the host's loop (128 runs take some 8 ms, 512 took 30)."""
+"""Writes per transaction, and so runs that go on in one turn: a sync shared by so many costs each a microsecond, and more of
+them would only hold up the host's loop (128 runs take some 8 ms, 512 took 30)."""
 BACKOFF_SECONDS = 0.05
 BACKOFF_SECONDS_MAX = 5.0
 FAULTS_MAX = 5

@@ -39,10 +39,7 @@ from everstep.errors import CorruptJournal, EverstepError
 from everstep.events import (
     CancelRequested,
     ChildCancelled,
-    ChildFailed,
-    ChildRefused,
     ChildStarted,
-    ChildSucceeded,
     CommandEvent,
     DeadlinePassed,
     Event,
@@ -230,7 +227,7 @@ class Driver:
         """Another run waits for this one."""
         return "/" in self.run_id
 
-    # --- beginning ---------------------------------------------------------------------------------------------------------------
+    # --- beginning --------------------------------------------------------------------------------------------------------
 
     def begin(self, inputs: Sequence[Input]) -> None:
         """Drive a run that does not exist yet: its first entry creates it."""
@@ -244,11 +241,12 @@ class Driver:
         except CorruptJournal as error:
             self._pause(f"corrupt: {error}")
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever this code raises here is a reason for other code to try
             self._pause_for_other_code(error)
             return
         self.facts.deadline_at = first_event(entries[0].events).deadline_at
-        # Nothing is activated before all is started again: what is known at once (an unknown outcome, the inbox) waits for that.
+        # Nothing is activated before all is started again: what is known at once (an unknown outcome, the inbox) waits for
+        # that.
         self._in_flight = True
         self._continue({row.key: row for row in rows}, outcomes_not_seen(entries))
         self.receive(inbox)
@@ -275,7 +273,7 @@ class Driver:
                     return
                 self.deliver(event)  # type: ignore[arg-type]  # only inputs are ever posted
 
-    # --- leaving -------------------------------------------------------------------------------------------------------------------
+    # --- leaving ----------------------------------------------------------------------------------------------------------
 
     def abandon(self) -> None:
         """Somebody else owns the run: stop everything, write nothing."""
@@ -305,7 +303,7 @@ class Driver:
             self._kept.update(row.key for row in rows)
             self._host.committer.submit(self._keep(tuple(rows)), self._kept_rows)
 
-    # --- the loop --------------------------------------------------------------------------------------------------------------------
+    # --- the loop ---------------------------------------------------------------------------------------------------------
 
     def _go(self, *, even_without_inputs: bool = False) -> None:
         if self._in_flight or self._is_over:
@@ -340,7 +338,8 @@ class Driver:
         if self._is_over:
             return
         self._in_flight = True
-        # Alone and with nothing else running, nobody can join this commit: waiting for the end of the turn would only cost a turn.
+        # Alone and with nothing else running, nobody can join this commit: waiting for the end of the turn would only cost a
+        # turn.
         at_once = not self._steps and self._host.is_lone
         self._host.committer.submit(append, lambda outcome: self._answered(activation, append, outcome), at_once=at_once)
 
@@ -397,7 +396,7 @@ class Driver:
             self._obey(activation.commands)
             self._go()
 
-    # --- obeying an entry that has landed --------------------------------------------------------------------------------------------
+    # --- obeying an entry that has landed ---------------------------------------------------------------------------------
 
     def _obey(self, commands: Sequence[CommandEvent]) -> None:
         for command in commands:
@@ -455,7 +454,7 @@ class Driver:
         if due_at is not None and self._deadline is None and self._program.cancel_requested is None:
             self._deadline = Alarm(self._host.tools.now, due_at, lambda: self.deliver(DeadlinePassed()))
 
-    # --- what steps report (StepHost) ----------------------------------------------------------------------------------------------
+    # --- what steps report (StepHost) -------------------------------------------------------------------------------------
 
     def finished(self, event: StepCompleted | StepFailed | StepOutcomeUnknown) -> None:
         """A step has its outcome."""
@@ -473,7 +472,7 @@ class Driver:
         else:
             self._host.committer.submit(self._keep((record,)), self._kept_rows)
 
-    # --- parking -----------------------------------------------------------------------------------------------------------------------
+    # --- parking ----------------------------------------------------------------------------------------------------------
 
     def _wake_at_if_parked(self) -> Micros | None:
         """When the run should be looked at again if it left memory now; None if it should stay: a step runs, or soon will."""
@@ -514,7 +513,7 @@ class Driver:
             case _:
                 self.abandon()
 
-    # --- what is written -----------------------------------------------------------------------------------------------------------------
+    # --- what is written --------------------------------------------------------------------------------------------------
 
     def _append(self, activation: Activation) -> Append:
         """The entry and all that depends on it."""
@@ -592,16 +591,14 @@ class Driver:
             deadline_at=None if definition.timeout is None else now + round(definition.timeout * 1e6),
             tags=definition.tags,
         )
-        return msgspec.structs.replace(
-            new_run(created, definition), parent_key=self.facts.run_key, parent_command=command.key
-        )
+        return msgspec.structs.replace(new_run(created, definition), parent_key=self.facts.run_key, parent_command=command.key)
 
     def _cancel_child(self, command: ChildCancelled) -> Post:
         request = CancelRequested(reason=f"its parent {self.run_id} no longer waits for it")
         message = Message(event=encode_event(request), dedupe=f"cancel by {self.facts.run_key}")
         return Post(run_id=child_run_id(self.run_id, command.key), message=message)
 
-    # --- stopping ---------------------------------------------------------------------------------------------------------------------------
+    # --- stopping ---------------------------------------------------------------------------------------------------------
 
     def _pause_for_other_code(self, error: Exception) -> None:
         """This code cannot drive the run: other code may."""
@@ -634,9 +631,7 @@ class Driver:
         facts, now = self.facts, self._host.tools.now()
         outcomes = [event for event in (*self._applied, *self._inputs) if isinstance(event, STEP_OUTCOMES)]
         rows = tuple(step.record(to_resume=True) for step in self._steps.values())
-        entry = seal(
-            facts.hash, facts.run_key, facts.version + 1, self.epoch, max(facts.at, now), False, [*outcomes, *verdict]
-        )
+        entry = seal(facts.hash, facts.run_key, facts.version + 1, self.epoch, max(facts.at, now), False, [*outcomes, *verdict])
         append = Append(
             entry=entry,
             worker_key=self._host.worker_key,

@@ -1,9 +1,9 @@
 """
 Begin a coroutine in a plain callback, and give it a task only if it has to wait.
 
-A commit to an embedded store finishes without suspending nearly always; a task for each would cost more than the rest of the turn.
-(Python 3.12 has eager tasks; this works on 3.11 as well and makes no task at all if none is needed.) Until it suspends for the first
-time the coroutine runs without a current task of its own, so it must not use ``asyncio.timeout`` before that.
+A commit to an embedded store finishes without suspending nearly always; a task for each would cost more than the rest of the
+turn. (Python 3.12 has eager tasks; this works on 3.11 as well and makes no task at all if none is needed.) Until it suspends
+for the first time the coroutine runs without a current task of its own, so it must not use ``asyncio.timeout`` before that.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from everstep.client import Client, Ending, Handle, OnConflict, check_joinable, closing_if_refused, new_run
 from everstep.definitions import Call, Registry, Workflow
@@ -65,7 +65,7 @@ class Engine(Client):
         self._drained: asyncio.Event | None = None
         self._life = asyncio.Lock()
 
-    async def __aenter__(self) -> Engine:
+    async def __aenter__(self) -> Self:
         await self.open()
         return self
 

@@ -1,8 +1,9 @@
 """
 Keep the lease on what this worker drives.
 
-This module never decides whether a run may be written: the store does, by epoch. The clock here serves only to stop early. Trust in
-a lease ends before the store would give it away, counting from when the renewal was *sent*, so a slow answer cannot lengthen it.
+This module never decides whether a run may be written: the store does, by epoch. The clock here serves only to stop early.
+Trust in a lease ends before the store would give it away, counting from when the renewal was *sent*, so a slow answer cannot
+lengthen it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ class LeaseKeeper:
     @property
     def is_trusted(self) -> bool:
         """Whether the lease certainly still holds."""
-        return time.monotonic() - self._sent_at < self._lease_seconds * TRUSTED_FRACTION
+        return self._trusted_seconds > 0
+
+    @property
+    def _trusted_seconds(self) -> float:
+        return self._sent_at + self._lease_seconds * TRUSTED_FRACTION - time.monotonic()
 
     def begin(self, sent_at: float) -> None:
         """A new token was enlisted; the request for it was sent at this instant of the monotonic clock."""
@@ -45,7 +50,8 @@ class LeaseKeeper:
     async def keep(self, worker_key: Callable[[], WorkerKey]) -> None:
         """Renew for ever."""
         while True:
-            await asyncio.sleep(self._lease_seconds / RENEWALS_PER_LEASE)
+            # After renewals that failed the next look is when trust ends: a third of a lease later would be too late.
+            await asyncio.sleep(max(0.0, min(self._lease_seconds / RENEWALS_PER_LEASE, self._trusted_seconds)))
             self._before_renewal()
             if not await self._renew(worker_key()):
                 await self._on_lost()
@@ -53,10 +59,9 @@ class LeaseKeeper:
     async def _renew(self, worker_key: WorkerKey) -> bool:
         """False once the lease is lost, or can no longer be trusted to be ours."""
         sent_at = time.monotonic()
-        trusted_until = self._sent_at + self._lease_seconds * TRUSTED_FRACTION
         try:
             # An answer that does not come is as bad as a refusal: what is running must stop before the lease ends.
-            async with asyncio.timeout(max(trusted_until - sent_at, self._lease_seconds / RENEWALS_PER_LEASE)):
+            async with asyncio.timeout(self._trusted_seconds if self.is_trusted else self._lease_seconds / RENEWALS_PER_LEASE):
                 is_alive = await self._store.heartbeat(worker_key)
         except (StoreUnavailable, TimeoutError):
             return self.is_trusted

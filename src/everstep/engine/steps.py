@@ -1,9 +1,9 @@
 """
 Execute one step: attempt after attempt, until it has an outcome or nobody wants it any more.
 
-A body gets decoded copies of its arguments, so it cannot change what the workflow holds. An async body runs in a task of its own,
-a plain one in a thread of the pool. A thread cannot be stopped: on a timeout it lives on, is counted, and the next attempt may
-overlap with it (its idempotency key is the same).
+A body gets decoded copies of its arguments, so it cannot change what the workflow holds. An async body runs in a task of its
+own, a plain one in a thread of the pool. A thread cannot be stopped: on a timeout it lives on, is counted, and the next
+attempt may overlap with it (its idempotency key is the same).
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class ThreadPool:
         return len(self._lost) >= self.thread_max
 
     async def run(self, function: Callable[[], Any], name: str, begin: Callable[[], None]) -> tuple[Any, BaseException | None]:
-        """Run it in a thread; ``begin`` is called once one is free. If the waiting task is cancelled meanwhile, the thread is lost.
+        """Run it in a thread; ``begin`` is called once one is free. If the waiting task is cancelled meanwhile, the thread is
+        lost.
 
         Returns:
             Its result, or None and what it raised. (Not every exception can be raised through a future: StopIteration cannot.)

@@ -1,8 +1,8 @@
 """
 Give the host's loop its turn: what is ready all at once need not be done all at once.
 
-A thousand starts gathered by a program, or a hundred runs claimed together, would each do their work in one turn of the loop and
-hold up everything else in the process for tenths of a second. Whoever begins a run asks here first.
+A thousand starts gathered by a program, or a hundred runs claimed together, would each do their work in one turn of the loop
+and hold up everything else in the process for tenths of a second. Whoever begins a run asks here first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Turn:
 
     async def wait(self) -> None:
         """Return at once if there is time left in this turn, else in a later one."""
-        while not self._has_time():
+        while not self._has_time():  # noqa: ASYNC110  # a turn of the loop is what is waited for
             await asyncio.sleep(0)
 
     def _has_time(self) -> bool:

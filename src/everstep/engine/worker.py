@@ -17,7 +17,6 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from random import Random
 from typing import Any
@@ -96,7 +95,7 @@ class Worker:
         self._may_have_stranded = False
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    # --- life -----------------------------------------------------------------------------------------------------------------------
+    # --- life -------------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Enlist, and begin to claim."""
@@ -144,7 +143,7 @@ class Worker:
                 return
             await asyncio.wait(busy, timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
-    # --- what the engine asks ---------------------------------------------------------------------------------------------------------
+    # --- what the engine asks ---------------------------------------------------------------------------------------------
 
     @property
     def can_start_here(self) -> bool:
@@ -161,7 +160,9 @@ class Worker:
         run_key = self.worker_key * RUN_KEYS_PER_WORKER + self._run_count
         execution = Execution(workflow, run_key, created.run_id)
         execution.epoch = 1
-        driver = Driver(self, execution, Facts(run_key, created.run_id, execution.epoch, deadline_at=created.deadline_at, create=new))
+        driver = Driver(
+            self, execution, Facts(run_key, created.run_id, execution.epoch, deadline_at=created.deadline_at, create=new)
+        )
         driver.begin([created, RunClaimed(self.name)])
         self._adopt(driver)
         return driver
@@ -199,7 +200,7 @@ class Worker:
         """At most one run is driven here."""
         return len(self.active) <= 1
 
-    # --- what drivers report (DriverHost) -----------------------------------------------------------------------------------------------
+    # --- what drivers report (DriverHost) ---------------------------------------------------------------------------------
 
     def left(self, driver: Driver, wake_at: Micros | None) -> None:
         """A driver is done with its run."""
@@ -229,7 +230,7 @@ class Worker:
         """Other runs have become due: children, for instance."""
         self.nudge()
 
-    # --- claiming -----------------------------------------------------------------------------------------------------------------------
+    # --- claiming ---------------------------------------------------------------------------------------------------------
 
     async def _claim_for_ever(self) -> None:
         while not self._is_draining:
@@ -252,7 +253,7 @@ class Worker:
                 await self._back_off()
 
     async def _give_back_stranded(self) -> None:
-        """Give back the runs that a claim took and whose answer never came: the store has them as ours, and nobody drives them."""
+        """Give back the runs that a claim took and whose answer never came: they are ours, and nobody drives them."""
         if not self._may_have_stranded:
             return
         before: RunKey | None = None
@@ -280,8 +281,8 @@ class Worker:
         if self.tools.threads.is_exhausted or self._suspect is not None:
             return 0
         if self._suspects_wait and self.active and time.monotonic() < self._makes_room_until:
-            # A suspect needs a worker of its own: finish what there is first. But not for ever: what there is may take days, and
-            # another worker may have taken the suspect meanwhile.
+            # A suspect needs a worker of its own: finish what there is first. But not for ever: what there is may take days,
+            # and another worker may have taken the suspect meanwhile.
             return 0
         return self._run_max - len(self.active)
 
@@ -371,7 +372,7 @@ class Worker:
     def _seconds_until_due(self) -> float:
         return float("inf") if self._due_at is None else (self._due_at - self.store.now()) / 1e6
 
-    # --- the lease ----------------------------------------------------------------------------------------------------------------------
+    # --- the lease --------------------------------------------------------------------------------------------------------
 
     def _keep_details(self) -> None:
         for driver in list(self.active.values()):
@@ -397,7 +398,7 @@ class Worker:
             await self.store.retire(old)
         self.nudge()
 
-    # --- watchers -----------------------------------------------------------------------------------------------------------------------
+    # --- watchers ---------------------------------------------------------------------------------------------------------
 
     def _tell_watchers(self, run_id: str) -> None:
         for future in self._watchers.pop(run_id, ()):
