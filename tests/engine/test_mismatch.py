@@ -13,7 +13,7 @@ from msgspec.structs import replace
 import everstep as es
 from everstep.events import RunPaused, StepCompleted
 from everstep.records import Message
-from tests.engine.support import World, kill, turns, until, worker_of
+from tests.engine.support import World, is_in_memory, kill, link, turns, until, worker_of
 
 HOUR = 3600.0
 
@@ -204,3 +204,18 @@ async def test_an_unexpected_fault_of_one_claim_does_not_end_all_claims(world: W
     second = await client.start(healthy(2), id="b")
 
     assert 2 == await second.result()
+
+
+async def test_a_verdict_that_is_fenced_is_no_verdict(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """The worker that wanted to pause the run had lost it to one with the right code."""
+    await start_and_leave(world)
+    wrong = await world.engine(dearer_checkout, inline=False)
+    link(wrong).fail("commit", delay=5, error=None)
+    waiting = asyncio.ensure_future(wrong.handle("a", checkout).result())
+    await until(lambda: is_in_memory(wrong, "a"))
+    world.store.kill(worker_of(wrong).worker_key)
+    await world.engine(checkout)
+
+    assert "shipped for receipt 42" == await waiting
+    await asyncio.sleep(60)
+    assert "is paused" not in caplog.text

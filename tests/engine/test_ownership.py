@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 import everstep as es
+from everstep.engine.committer import take_group
 from everstep.events import RunClaimed, RunResumed, StepCompleted
 from everstep.stores.base import Append, Fenced, Keep
 from tests.engine.support import World, freeze, is_in_memory, kill, link, lose_answer, thaw, turns, until, worker_of
@@ -261,7 +262,7 @@ async def test_a_claim_whose_answer_is_lost_strands_nothing(world: World) -> Non
 
 async def test_a_batch_shares_no_fate_with_a_write_that_the_store_cannot_take(world: World) -> None:
     """A fault that one write provokes again and again must not hold up all the others."""
-    engine = await world.engine(job, many)
+    engine = await world.engine(job, many, inline=False)
     store: Any = link(engine)
     original = store.commit
 
@@ -271,14 +272,16 @@ async def test_a_batch_shares_no_fate_with_a_write_that_the_store_cannot_take(wo
         return await original(batch)
 
     store.commit = commit
-    names = ["r1", "poisoned", "r2"]
+    names = ["r0", "r1", "r2", "poisoned", "r4", "r5"]
+    link(engine).fail("commit", delay=1, error=None)  # The others gather behind it.
     results = await asyncio.gather(
         *(asyncio.wait_for(engine.start(many(3), id=name), 60) for name in names), return_exceptions=True
     )
 
-    assert isinstance(results[1], es.EverstepError), results[1]
-    assert 3 == await engine.handle("r1", many).result()
-    assert 3 == await engine.handle("r2", many).result()
+    assert isinstance(results.pop(3), es.EverstepError)
+    for handle in results:
+        assert isinstance(handle, es.Handle)
+        assert 3 == await handle.result()
 
 
 @pytest.mark.parametrize("ahead", [0, 3600])
@@ -361,3 +364,31 @@ async def test_many_runs_survive_many_deaths(world: World) -> None:
     assert ["last"] * 30 == [await engines[0].handle(f"r{n}", job).result() for n in range(30)]
     assert 30 == done["first"]
     assert 30 == done["last"]
+
+
+@pytest.mark.parametrize("how", ["frozen", "away"])
+async def test_a_worker_that_cannot_renew_stops_its_bodies_before_its_lease_ends(world: World, how: str) -> None:
+    """Else two workers could execute one step at the same time without either being frozen."""
+    engine = await world.engine(job, lease=15)
+    await engine.start(job(1000), id="a")
+    await asyncio.sleep(7)
+    renewed_at = 5.0
+    if how == "frozen":
+        freeze(engine)
+    else:
+        link(engine).is_away = True
+    await until(lambda: done["stopped"] == 1, every=0.1, at_most=60)
+
+    assert world.seconds < renewed_at + 15
+    assert not worker_of(engine).can_start_here
+
+
+def test_writes_of_one_run_are_never_in_one_group_and_keep_their_order() -> None:
+    keeps = [Keep(run_key=key, worker_key=1, epoch=n) for n, key in enumerate([7, 8, 7, 9, 7, 8])]
+
+    groups, pending = [], [(keep, lambda _: None) for keep in keeps]
+    while pending:
+        group, pending = take_group(pending)  # type: ignore[arg-type,assignment]
+        groups.append([(write.run_key, write.epoch) for write, _ in group])  # type: ignore[union-attr]
+
+    assert [[(7, 0), (8, 1), (9, 3)], [(7, 2), (8, 5)], [(7, 4)]] == groups

@@ -12,7 +12,7 @@ import pytest
 
 import everstep as es
 from everstep.events import RunCreated
-from everstep.stores.base import Append
+from everstep.stores.base import RunFilter
 from tests.engine.support import World, kill, link, lose_answer, turns, until, worker_of
 
 
@@ -98,15 +98,9 @@ async def test_a_hundred_starts_of_one_id_make_one_run(world: World, inline: boo
     handles = await asyncio.gather(*(engines[n % 3].start(twice(3), id="a") for n in range(100)))
 
     assert {12} == {await handle.result() for handle in handles}
-    assert 1 == len(await world.store.list(_all_runs()))
+    assert 1 == len(await world.store.list(RunFilter()))
     assert [1] == [1 for event in await world.events("a") if isinstance(event, RunCreated)]
     assert {"double": 2} == await world.completed("a")
-
-
-def _all_runs() -> Any:
-    from everstep.stores.base import RunFilter
-
-    return RunFilter()
 
 
 @pytest.mark.parametrize("bad", ["", "a/b", "a b", "-a", "é", "a" * 201, "a\n", 7])
@@ -117,7 +111,7 @@ async def test_ids_that_are_not_inert_are_refused(world: World, bad: Any) -> Non
     for starter in (engine, client):
         with pytest.raises(es.UsageError, match="not allowed"):
             await starter.start(twice(3), id=bad)
-    assert [] == await world.store.list(_all_runs())
+    assert [] == await world.store.list(RunFilter())
 
 
 async def test_starting_a_step_is_refused(world: World) -> None:
@@ -340,4 +334,3 @@ async def test_killed_before_the_first_claim_it_is_driven_by_another(world: Worl
     second = await world.engine(twice)
 
     assert 12 == await second.handle("a", twice).result()
-    assert Append is not None

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import everstep as es
-from everstep.events import ChildCancelled, ChildStarted, ChildSucceeded, TimerFired, TimerStarted
+from everstep.events import ChildCancelled, ChildStarted, ChildSucceeded, StepCompleted, TimerFired, TimerStarted
 from everstep.stores.base import Append, Keep
-from tests.engine.support import World, early_timers, is_in_memory, kill, link, turns, until, worker_of
+from tests.engine.support import World, early_timers, is_in_memory, kill, link, turns
 
 HOUR = 3600.0
 
@@ -108,6 +108,31 @@ async def test_a_timer_that_rings_while_the_entry_that_cancels_it_is_in_flight_i
     link(engine).fail("commit", delay=0.5, error=None)
 
     assert "in time and on" == await handle.result()
+    assert not any(isinstance(event, TimerFired) for event in await world.events("a")), "it had been cancelled"
+
+
+async def test_a_step_that_finishes_while_the_entry_that_gives_it_up_is_in_flight_is_forgotten(world: World) -> None:
+    """StepCancelled says that whatever the body still does is not recorded."""
+
+    @es.step
+    async def takes(seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "too late"
+
+    @es.workflow
+    async def impatient() -> str:
+        try:
+            return await asyncio.wait_for(takes(1.2), 1)
+        except TimeoutError:
+            await asyncio.sleep(0.9)
+            return "gave up"
+
+    engine = await world.engine(impatient)
+    handle = await engine.start(impatient(), id="a")
+    link(engine).fail("commit", delay=0.5, error=None)
+
+    assert "gave up" == await handle.result()
+    assert not any(isinstance(event, StepCompleted) for event in await world.events("a"))
 
 
 async def test_timers_started_after_a_resume_ring_once(world: World) -> None:
@@ -475,8 +500,6 @@ async def test_a_child_outlives_the_engine_that_started_it(world: World) -> None
 
     assert "child said x" == await second.handle("a", sleepy_parent).result()
     assert {"x": 1} == done
-    assert until is not None
-    assert worker_of is not None
 
 
 async def test_a_worker_whose_clock_is_ahead_does_not_spin_until_a_run_is_due(world: World) -> None:

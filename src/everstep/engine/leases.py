@@ -21,6 +21,9 @@ RENEWALS_PER_LEASE = 3
 TRUSTED_FRACTION = 0.8
 """Stop before the lease ends: what is running needs a moment to be cancelled."""
 
+ASKED_FRACTION = 0.1
+"""How long to wait for an answer once trust has ended: half of what is left of the lease."""
+
 
 class LeaseKeeper:
     """Renews one worker's lease, and says when it may no longer be trusted."""
@@ -60,8 +63,9 @@ class LeaseKeeper:
         """False once the lease is lost, or can no longer be trusted to be ours."""
         sent_at = time.monotonic()
         try:
-            # An answer that does not come is as bad as a refusal: what is running must stop before the lease ends.
-            async with asyncio.timeout(self._trusted_seconds if self.is_trusted else self._lease_seconds / RENEWALS_PER_LEASE):
+            # An answer that does not come is as bad as a refusal: what is running must stop before the lease ends. A process that
+            # was frozen asks nevertheless, briefly: perhaps nobody has noticed.
+            async with asyncio.timeout(max(self._trusted_seconds, self._lease_seconds * ASKED_FRACTION)):
                 is_alive = await self._store.heartbeat(worker_key)
         except (StoreUnavailable, TimeoutError):
             return self.is_trusted
