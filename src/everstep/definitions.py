@@ -165,7 +165,7 @@ def _unstarted() -> Generator[Any, Any, Any]:
 # --- definitions ----------------------------------------------------------------------------------------------------------
 
 
-_sources: dict[tuple[types.CodeType, int], str] = {}
+_sources: dict[tuple[str, int], str] = {}
 """Names of the lines that call steps: as many as there are such lines, looked up at every call."""
 
 
@@ -195,10 +195,10 @@ class _Base:
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call[Any]:
         # Two frames up is the user's line. Kept as text: a frame would keep everything that it refers to alive.
         frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
-        place = frame.f_code, frame.f_lineno
+        place = frame.f_code.co_filename, frame.f_lineno
         source = _sources.get(place)
         if source is None:
-            source = _sources[place] = f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
+            source = _sources[place] = f"{place[0].rpartition('/')[2]}:{place[1]}"
         return Call(cast("Definition", self), args, kwargs, source)
 
 

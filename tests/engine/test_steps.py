@@ -577,3 +577,29 @@ async def test_a_forgotten_await_is_told(world: World) -> None:
         with pytest.raises(es.RunFailed, match="Did you forget await"):
             await (await engine.start(forgetful())).result()
         gc.collect()
+
+
+async def test_a_step_that_was_given_up_is_not_tried_again_whatever_it_raises(world: World) -> None:
+    """A body that turns its cancellation into an ordinary error must not get its retries."""
+    attempts: list[int] = []
+
+    @es.step(retry=es.Retry(attempts=5, delay=1))
+    async def sulky() -> None:
+        attempts.append(es.current().attempt)
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            raise OSError("I was busy") from None
+
+    @es.workflow
+    async def impatient() -> str:
+        try:
+            await asyncio.wait_for(sulky(), 5)
+        except TimeoutError:
+            await asyncio.sleep(50)
+        return "gave up"
+
+    engine = await world.engine(impatient)
+
+    assert "gave up" == await (await engine.start(impatient(), id="a")).result()
+    assert [1] == attempts

@@ -19,6 +19,7 @@ import sys
 from asyncio import CancelledError, tasks
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
@@ -133,7 +134,6 @@ class Program:
         self.cancel_requested: CancelRequested | DeadlinePassed | None = None
         self.divergence: NondeterminismError | None = None
         self.version = 0
-        self.random = Random()
         self.recoveries = 0
         self.step = ""
         self.cursor = 0
@@ -255,7 +255,6 @@ class Program:
             case RunCreated():
                 self._created, self._created_at = event, self._at
                 self._salt = bytes.fromhex(event.salt)
-                self.random.seed(event.salt)
             case RunClaimed() | RunResumed():
                 pass
             case _:
@@ -401,6 +400,11 @@ class Program:
     def is_replaying(self) -> bool:
         """Whether what happens now has happened before."""
         return self._expected is not None
+
+    @cached_property
+    def random(self) -> Random:
+        """Seeded by the run: the same numbers on every replay. Made at first use: most runs never ask."""
+        return Random(self._salt.hex())
 
     @property
     def has_begun(self) -> bool:
