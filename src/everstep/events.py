@@ -24,14 +24,14 @@ FORMAT = 1
 """Version of the event format and of the loop's semantics; a worker never claims a run of a format it does not know."""
 
 
-class _Event(Struct, frozen=True, tag_field="event", tag=True, omit_defaults=True):
+class _Event(Struct, frozen=True, tag_field="event", tag=True, omit_defaults=True, gc=False):
     pass
 
 
 # --- inputs: facts that arrived -------------------------------------------------------------------------------------------
 
 
-class RunCreated(_Event, frozen=True, kw_only=True):
+class RunCreated(_Event, frozen=True, kw_only=True, gc=False):
     """The first event of every run: what was asked for, and what replaying it depends on.
 
     ``salt`` keys the digests of arguments (hex), ``python`` is the minor version whose asyncio the journal was recorded on.
@@ -49,14 +49,14 @@ class RunCreated(_Event, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
 
 
-class RunClaimed(_Event, frozen=True):
+class RunClaimed(_Event, frozen=True, gc=False):
     """A worker took the run while nobody owned it."""
 
     worker: str
     why: str = ""
 
 
-class RunResumed(_Event, frozen=True):
+class RunResumed(_Event, frozen=True, gc=False):
     """A worker took the run over from one that died."""
 
     worker: str
@@ -64,13 +64,13 @@ class RunResumed(_Event, frozen=True):
     why: str = ""
 
 
-class StepCompleted(_Event, frozen=True):
+class StepCompleted(_Event, frozen=True, gc=False):
     key: str
     result: Raw
     attempt: int = 1
 
 
-class StepFailed(_Event, frozen=True):
+class StepFailed(_Event, frozen=True, gc=False):
     """The step has no attempts left. ``timed_out``: the last one took too long."""
 
     key: str
@@ -79,22 +79,22 @@ class StepFailed(_Event, frozen=True):
     timed_out: bool = False
 
 
-class StepOutcomeUnknown(_Event, frozen=True):
+class StepOutcomeUnknown(_Event, frozen=True, gc=False):
     """An ``at_most_once`` step was begun by a worker that died."""
 
     key: str
 
 
-class TimerFired(_Event, frozen=True):
+class TimerFired(_Event, frozen=True, gc=False):
     key: str
 
 
-class ChildSucceeded(_Event, frozen=True):
+class ChildSucceeded(_Event, frozen=True, gc=False):
     key: str
     result: Raw
 
 
-class ChildFailed(_Event, frozen=True):
+class ChildFailed(_Event, frozen=True, gc=False):
     """The child ended otherwise: ``status`` is failed, cancelled or dead."""
 
     key: str
@@ -102,26 +102,26 @@ class ChildFailed(_Event, frozen=True):
     error: ErrorRecord
 
 
-class ChildRefused(_Event, frozen=True):
+class ChildRefused(_Event, frozen=True, gc=False):
     """No child was started: its id belongs to another run."""
 
     key: str
     reason: str
 
 
-class CancelRequested(_Event, frozen=True):
+class CancelRequested(_Event, frozen=True, gc=False):
     reason: str = ""
     actor: str = ""
 
 
-class DeadlinePassed(_Event, frozen=True):
+class DeadlinePassed(_Event, frozen=True, gc=False):
     """The run outlived its own time limit."""
 
 
 # --- commands: what the code asked for ------------------------------------------------------------------------------------
 
 
-class StepScheduled(_Event, frozen=True):
+class StepScheduled(_Event, frozen=True, gc=False):
     key: str
     step: str
     args: Raw
@@ -129,13 +129,13 @@ class StepScheduled(_Event, frozen=True):
     source: str = ""
 
 
-class StepCancelled(_Event, frozen=True):
+class StepCancelled(_Event, frozen=True, gc=False):
     """The code no longer waits for the step; whatever its body still does is not recorded."""
 
     key: str
 
 
-class TimerStarted(_Event, frozen=True):
+class TimerStarted(_Event, frozen=True, gc=False):
     """``delay`` (microseconds) is what the code asked for and is compared; ``due_at`` is what it came to."""
 
     key: str
@@ -144,11 +144,11 @@ class TimerStarted(_Event, frozen=True):
     source: str = ""
 
 
-class TimerCancelled(_Event, frozen=True):
+class TimerCancelled(_Event, frozen=True, gc=False):
     key: str
 
 
-class ChildStarted(_Event, frozen=True):
+class ChildStarted(_Event, frozen=True, gc=False):
     key: str
     run_id: str
     workflow: str
@@ -157,33 +157,33 @@ class ChildStarted(_Event, frozen=True):
     source: str = ""
 
 
-class ChildCancelled(_Event, frozen=True):
+class ChildCancelled(_Event, frozen=True, gc=False):
     key: str
 
 
 # --- how it ends, or stops --------------------------------------------------------------------------------------------------
 
 
-class RunSucceeded(_Event, frozen=True):
+class RunSucceeded(_Event, frozen=True, gc=False):
     result: Raw
 
 
-class RunFailed(_Event, frozen=True):
+class RunFailed(_Event, frozen=True, gc=False):
     error: ErrorRecord
 
 
-class RunCancelled(_Event, frozen=True):
+class RunCancelled(_Event, frozen=True, gc=False):
     reason: str = ""
 
 
-class RunPaused(_Event, frozen=True):
+class RunPaused(_Event, frozen=True, gc=False):
     """Nobody goes on with the run until something changes. ``refused_by``: fingerprint of code that could not replay it."""
 
     reason: str
     refused_by: str = ""
 
 
-class RunDied(_Event, frozen=True):
+class RunDied(_Event, frozen=True, gc=False):
     """The engine gave the run up."""
 
     reason: str

@@ -24,7 +24,7 @@ GENESIS = bytes(32)
 _NUMBERS = struct.Struct(">qqqq?")
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, gc=False):
     """One atomic commit to a run's journal.
 
     Attributes:

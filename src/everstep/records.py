@@ -45,7 +45,7 @@ _FINAL = frozenset({Status.SUCCEEDED, Status.CANCELLED})
 _AT_REST = _FINAL | {Status.FAILED, Status.DEAD}
 
 
-class ErrorRecord(Struct, frozen=True, omit_defaults=True):
+class ErrorRecord(Struct, frozen=True, omit_defaults=True, gc=False):
     """An exception as data.
 
     Attributes:
@@ -61,7 +61,7 @@ class ErrorRecord(Struct, frozen=True, omit_defaults=True):
     cause: ErrorRecord | None = None
 
 
-class RunRecord(Struct, frozen=True, kw_only=True):
+class RunRecord(Struct, frozen=True, kw_only=True, gc=False):
     """A run as its store sees it: the row, not the journal.
 
     Attributes:
@@ -115,7 +115,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     outcome: bytes | None = None
 
 
-class AttemptRecord(Struct, frozen=True, kw_only=True):
+class AttemptRecord(Struct, frozen=True, kw_only=True, gc=False):
     """How far the attempts of one unfinished step have come: the only thing about a step that is not in the journal.
 
     Attributes:
@@ -139,7 +139,7 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
     error: bytes | None = None
 
 
-class Message(Struct, frozen=True, kw_only=True):
+class Message(Struct, frozen=True, kw_only=True, gc=False):
     """One thing in a run's inbox: it arrives as an input, in order, once.
 
     Attributes:
@@ -155,7 +155,7 @@ class Message(Struct, frozen=True, kw_only=True):
     at: Micros = 0
 
 
-class WorkerRecord(Struct, frozen=True, kw_only=True):
+class WorkerRecord(Struct, frozen=True, kw_only=True, gc=False):
     """A process (more exactly: one engine in it) that drives runs.
 
     Attributes:

@@ -45,7 +45,7 @@ AUDIT = (RunCreated, RunClaimed, RunResumed)
 """Inputs that record what happened to the run and tell its code nothing."""
 
 
-class Activation(Struct, frozen=True):
+class Activation(Struct, frozen=True, gc=False):
     """What one pass over the workflow's code came to.
 
     Attributes:

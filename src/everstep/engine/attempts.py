@@ -14,7 +14,7 @@ from msgspec import Struct
 from everstep.records import AttemptRecord, Micros
 
 
-class Plan(Struct, frozen=True, kw_only=True):
+class Plan(Struct, frozen=True, kw_only=True, gc=False):
     """The next attempt.
 
     Attributes:

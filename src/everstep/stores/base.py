@@ -57,7 +57,7 @@ SUSPECT_DEATHS = 3
 # --- what is asked ---------------------------------------------------------------------------------------------------------
 
 
-class NewRun(Struct, frozen=True, kw_only=True):
+class NewRun(Struct, frozen=True, kw_only=True, gc=False):
     """A run to create.
 
     Attributes:
@@ -81,14 +81,14 @@ class NewRun(Struct, frozen=True, kw_only=True):
     parent_command: str = ""
 
 
-class Post(Struct, frozen=True, kw_only=True):
+class Post(Struct, frozen=True, kw_only=True, gc=False):
     """A message to another run, by its id, sent as a side effect of an entry. To an unknown or resting run it is dropped."""
 
     run_id: str
     message: Message
 
 
-class Append(Struct, frozen=True, kw_only=True):
+class Append(Struct, frozen=True, kw_only=True, gc=False):
     """One entry to land, with everything that depends on it.
 
     Attributes:
@@ -126,7 +126,7 @@ class Append(Struct, frozen=True, kw_only=True):
     refused_by: str = ""
 
 
-class Keep(Struct, frozen=True, kw_only=True):
+class Keep(Struct, frozen=True, kw_only=True, gc=False):
     """A write of the owner without an entry: rows of attempts, and possibly giving the run back as it stands.
 
     Attributes:
@@ -151,7 +151,7 @@ class Keep(Struct, frozen=True, kw_only=True):
 Write: TypeAlias = Append | Keep
 
 
-class ClaimRequest(Struct, frozen=True, kw_only=True):
+class ClaimRequest(Struct, frozen=True, kw_only=True, gc=False):
     """What a worker is able to drive.
 
     Attributes:
@@ -167,7 +167,7 @@ class ClaimRequest(Struct, frozen=True, kw_only=True):
     alone: bool = False
 
 
-class RunFilter(Struct, frozen=True, kw_only=True):
+class RunFilter(Struct, frozen=True, kw_only=True, gc=False):
     """Which runs to list: newest first.
 
     Attributes:
@@ -190,35 +190,35 @@ class RunFilter(Struct, frozen=True, kw_only=True):
 # --- what is answered ------------------------------------------------------------------------------------------------------
 
 
-class Created(Struct, frozen=True):
+class Created(Struct, frozen=True, gc=False):
     """The run now exists."""
 
     run: RunRecord
 
 
-class Exists(Struct, frozen=True):
+class Exists(Struct, frozen=True, gc=False):
     """The id was taken: by this run. Nothing was created."""
 
     run: RunRecord
 
 
-class Landed(Struct, frozen=True):
+class Landed(Struct, frozen=True, gc=False):
     """The write is durable."""
 
 
-class Fenced(Struct, frozen=True):
+class Fenced(Struct, frozen=True, gc=False):
     """Somebody else owns the run, or its journal went on without this writer. Nothing was written."""
 
 
-class Behind(Struct, frozen=True):
+class Behind(Struct, frozen=True, gc=False):
     """Messages arrived that the run has not consumed; it may not be released or ended. Nothing was written."""
 
 
-class TooEarly(Struct, frozen=True):
+class TooEarly(Struct, frozen=True, gc=False):
     """By the store's clock a timer of this entry is not due. Nothing was written."""
 
 
-class Refused(Struct, frozen=True):
+class Refused(Struct, frozen=True, gc=False):
     """The store cannot take this write, whatever is tried (too large, for instance). Nothing was written."""
 
     reason: str
@@ -227,7 +227,7 @@ class Refused(Struct, frozen=True):
 Outcome: TypeAlias = Landed | Fenced | Behind | TooEarly | Exists | Refused
 
 
-class Claimed(Struct, frozen=True):
+class Claimed(Struct, frozen=True, gc=False):
     """A run that now belongs to the worker, with all that is needed to go on.
 
     Attributes:
@@ -245,7 +245,7 @@ class Claimed(Struct, frozen=True):
     alone: bool = False
 
 
-class Claims(Struct, frozen=True):
+class Claims(Struct, frozen=True, gc=False):
     """Answer to a claim.
 
     Attributes:
