@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, get_args, overload
 
@@ -388,7 +388,7 @@ def new_run(created: RunCreated, workflow: Workflow[..., Any], *, wake_at: Micro
 
 
 @contextmanager
-def closing_if_refused(call: Call[Any]) -> Iterator[None]:
+def closing_if_refused(call: Call[Any]) -> Generator[None, None, None]:
     """A call that is refused with an error needs no warning that it was never started."""
     try:
         yield

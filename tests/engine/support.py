@@ -1,9 +1,9 @@
 """
 What the tests of the engine are made of: time that jumps, a store that fails on request, engines that die and freeze.
 
-Nothing here sleeps. The loop's clock moves only when nothing is left to do, and then straight to the next timer; the memory store
-reads the same clock, so a lease of 15 seconds runs out and a sleep of an hour is over in no time. A test that waits for something
-that can never happen is told so, instead of hanging.
+Nothing here sleeps. The loop's clock moves only when nothing is left to do, and then straight to the next timer; the memory
+store reads the same clock, so a lease of 15 seconds runs out and a sleep of an hour is over in no time. A test that waits for
+something that can never happen is told so, instead of hanging.
 
     loop ── idle ──▶ clock jumps ──▶ timers ring
                        │
@@ -18,10 +18,11 @@ import asyncio
 import selectors
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -36,7 +37,7 @@ from everstep.errors import StoreUnavailable
 from everstep.events import Event, StepCompleted, StepScheduled, TimerFired, TimerStarted
 from everstep.journal import Entry, verify_chain
 from everstep.records import Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
-from everstep.stores.base import Claims, ClaimRequest, Created, Exists, NewRun, Outcome, RunFilter, Store, Write
+from everstep.stores.base import ClaimRequest, Claims, Created, Exists, NewRun, Outcome, RunFilter, Store, Write
 from everstep.stores.memory import MemoryStore
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ STUCK_SECONDS = 10.0
 """Real seconds after which a test that only lets virtual time pass is taken to wait for what will never happen."""
 
 
-# --- time -----------------------------------------------------------------------------------------------------------------
+# --- time -----------------------------------------------------------------------------------------------------------
 
 
 class Stuck(AssertionError):
@@ -116,15 +117,13 @@ class CountedThreads(ThreadPoolExecutor):
         if isinstance(loop, VirtualLoop):
             loop.threads_at_work.add(future)
             # Later, so that whoever waits for the future has been called before time may move.
-            loop.call_soon(future.add_done_callback, lambda done: _rest(loop, done))
+            loop.call_soon(future.add_done_callback, partial(_rest, loop))
         return future
 
 
 def _rest(loop: VirtualLoop, done: Future[Any]) -> None:
-    try:
+    with suppress(RuntimeError):  # the test is over
         loop.call_soon_threadsafe(loop.call_soon, loop.threads_at_work.discard, done)
-    except RuntimeError:
-        pass  # the test is over
 
 
 def virtual_time(clock: Clock) -> SimpleNamespace:
@@ -133,7 +132,7 @@ def virtual_time(clock: Clock) -> SimpleNamespace:
 
 
 @contextmanager
-def engine_on(loop: VirtualLoop) -> Iterator[None]:
+def engine_on(loop: VirtualLoop) -> Generator[None, None, None]:
     """Let the engine's modules see the loop's time, and its threads be counted."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (client, leases, steps, worker):
@@ -164,7 +163,7 @@ async def until(condition: Callable[[], bool], *, every: float = 0.001, at_most:
         await asyncio.sleep(every)
 
 
-# --- a connection that fails --------------------------------------------------------------------------------------------------
+# --- a connection that fails ----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -318,7 +317,7 @@ class FaultyStore:
         return await self._ask("list", (query,), lambda: self.inner.list(query))
 
 
-# --- the world of a test --------------------------------------------------------------------------------------------------------
+# --- the world of a test --------------------------------------------------------------------------------------------
 
 
 class World:
@@ -390,7 +389,7 @@ class World:
 
 
 @asynccontextmanager
-async def a_world(kind: type[MemoryStore] = MemoryStore) -> AsyncIterator[World]:
+async def a_world(kind: type[MemoryStore] = MemoryStore) -> AsyncGenerator[World, None]:
     world = World(kind)
     await world.store.open()
     try:
@@ -407,8 +406,8 @@ def link(engine: Client) -> FaultyStore:
 
 def worker_of(engine: Engine) -> Any:
     """The inside of an engine."""
-    worker: Any = engine._worker
-    return worker
+    inside: Any = engine
+    return inside._worker
 
 
 def is_in_memory(engine: Engine, run_id: str) -> bool:
@@ -426,8 +425,7 @@ def kill(engine: Engine) -> None:
     for driver in list(inside.active.values()):
         driver._is_over = True
         driver._stop_everything()
-    inner = store.inner
-    assert isinstance(inner, MemoryStore)
+    inner: Any = store.inner
     if inside.worker_key in inner._workers:  # else it was given up long ago
         inner.kill(inside.worker_key)
 
@@ -451,4 +449,3 @@ def early_timers(entries: Sequence[Entry]) -> list[str]:
     """I9: keys of timers whose entry is older than the instant at which they were due."""
     due = {e.key: e.due_at for entry in entries for e in entry.decoded() if isinstance(e, TimerStarted)}
     return [e.key for entry in entries for e in entry.decoded() if isinstance(e, TimerFired) and entry.at < due[e.key]]
-

@@ -5,6 +5,7 @@ Cancelling runs: delivered at the next await, never lost, and clean-up still run
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from typing import Any
 
@@ -191,7 +192,7 @@ async def test_a_run_may_refuse_to_be_cancelled(world: World) -> None:
 
 
 async def test_a_cancel_that_comes_while_the_final_entry_is_in_flight_is_heard(world: World) -> None:
-    """The entry that would end the run is refused (Behind), nothing is lost of what it knew, and whoever waits gets the outcome."""
+    """The entry that would end the run is refused (Behind); nothing of what it knew is lost; whoever waits gets the outcome."""
 
     @es.workflow
     async def quick() -> str:
@@ -239,9 +240,8 @@ async def test_an_at_most_once_step_in_the_background_is_not_repeated_when_the_e
     await asyncio.sleep(0.5)
     await (await world.client()).handle("a").cancel("enough")
 
-    with pytest.raises(es.RunError):
-        await handle.result()
-        raise es.RunCancelled("or it ended first", run_id="a")
+    with contextlib.suppress(es.RunCancelled):  # It may have ended first.
+        assert "hasty" == await handle.result()
     assert [1] == executed
     assert {"hasty": 1} == done
 

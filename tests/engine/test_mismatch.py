@@ -189,7 +189,8 @@ async def test_a_pause_loses_neither_messages_nor_outcomes(world: World) -> None
 async def test_an_unexpected_fault_of_one_claim_does_not_end_all_claims(world: World) -> None:
     engine = await world.engine(healthy)
     worker = worker_of(engine)
-    original, failed = worker._drive, []
+    original = worker._drive
+    failed: list[Any] = []
 
     def drive(claimed: Any) -> None:
         if not failed:

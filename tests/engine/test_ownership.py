@@ -12,9 +12,9 @@ import pytest
 from msgspec.structs import replace
 
 import everstep as es
-from everstep.engine.committer import take_group
+from everstep.engine.committer import Done, take_group
 from everstep.events import RunClaimed, RunResumed, StepCompleted
-from everstep.stores.base import Append, Fenced, Keep
+from everstep.stores.base import Append, Fenced, Keep, Outcome, Write
 from tests.engine.support import World, freeze, is_in_memory, kill, link, lose_answer, thaw, turns, until, worker_of
 
 done: Counter[str] = Counter()
@@ -254,7 +254,7 @@ async def test_a_claim_whose_answer_is_lost_strands_nothing(world: World) -> Non
     """The store thinks this worker owns the run, and the worker has never heard of it."""
     client = await world.client()
     engine = await world.engine(many)
-    lose_answer(engine, "claim", when=lambda request: True)
+    lose_answer(engine, "claim")
     await client.start(many(3), id="a")
 
     assert 3 == await asyncio.wait_for(client.handle("a", many).result(), 60)
@@ -386,9 +386,12 @@ async def test_a_worker_that_cannot_renew_stops_its_bodies_before_its_lease_ends
 def test_writes_of_one_run_are_never_in_one_group_and_keep_their_order() -> None:
     keeps = [Keep(run_key=key, worker_key=1, epoch=n) for n, key in enumerate([7, 8, 7, 9, 7, 8])]
 
-    groups, pending = [], [(keep, lambda _: None) for keep in keeps]
+    def ignore(_: Outcome) -> None: ...
+
+    groups: list[list[tuple[int, int]]] = []
+    pending: list[tuple[Write, Done]] = [(keep, ignore) for keep in keeps]
     while pending:
-        group, pending = take_group(pending)  # type: ignore[arg-type,assignment]
-        groups.append([(write.run_key, write.epoch) for write, _ in group])  # type: ignore[union-attr]
+        group, pending = take_group(pending)
+        groups.append([(write.run_key, write.epoch) for write, _ in group if isinstance(write, Keep)])
 
     assert [[(7, 0), (8, 1), (9, 3)], [(7, 2), (8, 5)], [(7, 4)]] == groups

@@ -238,7 +238,7 @@ async def test_a_start_whose_answer_is_lost_happens_once(world: World) -> None:
 
 
 async def test_an_acknowledged_start_exists_even_if_the_worker_was_given_up_meanwhile(world: World) -> None:
-    """The first entry of a worker that was declared dead is fenced; then nothing was stored, and saying 'started' would be a lie."""
+    """The first entry of a worker that was declared dead is fenced: nothing is stored, and 'started' would be a lie."""
     engine = await world.engine(twice)
     world.store.kill(worker_of(engine).worker_key)
     other = await world.engine(slow)
@@ -267,8 +267,8 @@ async def test_a_call_that_could_not_be_started_does_not_warn_as_well(world: Wor
 
     with pytest.raises(es.UsageError):
         await engine.start(twice(3), id="a/b")
+    bad: Any = object()
     with pytest.raises(es.Unencodable):
-        bad: Any = object()
         await engine.start(twice(bad), id="a")
 
     assert [] == list(recwarn)
@@ -308,7 +308,7 @@ async def test_an_engine_closed_while_it_opens_leaves_nothing_running(world: Wor
 
     assert opening.exception() is None or isinstance(opening.exception(), es.EngineClosed)
     assert [] == [worker for worker in await world.store.workers() if worker.alive]
-    assert engine._worker is None
+    assert worker_of(engine) is None
 
 
 async def test_start_waits_for_the_store_and_close_lets_go_of_it(world: World) -> None:

@@ -55,7 +55,9 @@ async def _await(call: Any) -> Any:
     return await call
 
 
-async def test_a_successful_run_logs_nothing(world: World, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder) -> None:
+async def test_a_successful_run_logs_nothing(
+    world: World, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
     caplog.set_level(logging.DEBUG, "everstep")
     caplog.set_level(logging.DEBUG, "asyncio")
     engine = await world.engine(everything, small)

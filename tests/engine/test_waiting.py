@@ -80,7 +80,8 @@ async def test_a_timer_is_not_fired_early_when_the_clock_of_the_store_is_set_bac
     handle = await engine.start(nap(0.5), id="a")
     await turns()
     now = world.clock.now()
-    world.store._latest = 0
+    store: Any = world.store
+    store._latest = 0
     world.clock.shift = -300_000_000
 
     assert "after" == await handle.result()
@@ -183,7 +184,7 @@ async def test_sleeps_of_many_lengths_wake_in_order(world: World) -> None:
     assert 30 <= world.seconds < 30.1
 
 
-# --- retries wait outside memory --------------------------------------------------------------------------------------------------
+# --- retries wait outside memory ------------------------------------------------------------------------------------
 
 
 async def test_a_wait_for_a_retry_leaves_memory_and_keeps_its_count(world: World) -> None:
@@ -256,7 +257,7 @@ async def test_failures_are_not_forgotten_by_a_worker_that_dies_in_the_wait(worl
     assert [1, 2, 3] == attempts
 
 
-# --- children ----------------------------------------------------------------------------------------------------------------------
+# --- children -------------------------------------------------------------------------------------------------------
 
 
 @es.workflow
@@ -411,7 +412,11 @@ async def test_a_message_that_comes_while_a_retry_wait_is_being_parked_is_heard(
         return await flaky()
 
     engine = await world.engine(patient)
-    link(engine).fail("commit", delay=1, error=None, when=lambda batch: any(isinstance(w, Keep) for w in batch))
+
+    def parks(batch: Any) -> bool:
+        return any(isinstance(write, Keep) for write in batch)
+
+    link(engine).fail("commit", delay=1, error=None, when=parks)
     handle = await engine.start(patient(), id="a")
     await asyncio.sleep(0.5)
     await (await world.client()).handle("a").cancel("enough")

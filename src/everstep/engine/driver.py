@@ -476,7 +476,8 @@ class Driver:
 
     def _wake_at_if_parked(self) -> Micros | None:
         """When the run should be looked at again if it left memory now; None if it should stay: a step runs, or soon will."""
-        program, dues = self._program, []
+        program = self._program
+        dues: list[Micros] = []
         for operation in program.operations.values():
             if isinstance(operation.event, StepScheduled):
                 step = self._steps.get(operation.event.key)

@@ -81,7 +81,7 @@ class Engine(Client):
             return
         async with self._life:
             self._check_not_closed()
-            if self._worker is not None:
+            if self._is_driving():  # Somebody else opened it while this waited.
                 return
             await super().open()
             worker = Worker(
@@ -155,6 +155,9 @@ class Engine(Client):
             case _:
                 pass
         return Handle(self, created.run_id, call.definition)
+
+    def _is_driving(self) -> bool:
+        return self._worker is not None
 
     def _check_not_closed(self) -> None:
         if self._is_closed:

@@ -63,8 +63,8 @@ class LeaseKeeper:
         """False once the lease is lost, or can no longer be trusted to be ours."""
         sent_at = time.monotonic()
         try:
-            # An answer that does not come is as bad as a refusal: what is running must stop before the lease ends. A process that
-            # was frozen asks nevertheless, briefly: perhaps nobody has noticed.
+            # An answer that does not come is as bad as a refusal: what is running must stop before the lease ends. A process
+            # that was frozen asks nevertheless, briefly: perhaps nobody has noticed.
             async with asyncio.timeout(max(self._trusted_seconds, self._lease_seconds * ASKED_FRACTION)):
                 is_alive = await self._store.heartbeat(worker_key)
         except (StoreUnavailable, TimeoutError):

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from msgspec import Raw
 
-from everstep.ambient import step_scope
+from everstep.ambient import StepScope, step_scope
 from everstep.codec import describe_error
 from everstep.core.program import Operation
 from everstep.definitions import Step
@@ -321,7 +321,10 @@ class StepRun:
         self._inherited = self._details
         self._execution_count += 1
         execution, value, error = self._execution_count, None, None
-        step_scope.set(self if execution == 1 else _LaterAttempt(self, self._plan.attempt))
+        scope: StepScope = self
+        if execution > 1:
+            scope = cast(StepScope, _LaterAttempt(self, self._plan.attempt))
+        step_scope.set(scope)
         try:
             args, kwargs = definition.arguments.decode(self._args)
             if definition.is_async:

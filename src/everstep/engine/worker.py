@@ -170,7 +170,8 @@ class Worker:
     async def outcome_of_start(self, driver: Driver) -> Outcome:
         """How a run's first entry fared. ``Fenced`` too if this worker stops before anybody knows."""
         # wait, not await: a caller that gives up must not cancel what the driver is going to resolve.
-        await asyncio.wait([driver.started, self._stopped], return_when=asyncio.FIRST_COMPLETED)
+        futures: list[asyncio.Future[Any]] = [driver.started, self._stopped]
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
         return driver.started.result() if driver.started.done() else Fenced()
 
     def driver_of(self, run_id: str) -> Driver | None:
