@@ -126,14 +126,15 @@ def same(a: Any, b: Any) -> bool:
     if type(a) is not type(b):
         return False
     if isinstance(a, float):
-        return a == b and math.copysign(1, a) == math.copysign(1, b)
+        return bool(a == b) and math.copysign(1, a) == math.copysign(1, b)
     if isinstance(a, Decimal):
-        return a.as_tuple() == b.as_tuple()
+        return bool(a.as_tuple() == b.as_tuple())
     if isinstance(a, datetime):
-        return a == b and a.utcoffset() == b.utcoffset()
+        return bool(a == b and a.utcoffset() == b.utcoffset())
     if isinstance(a, dict):
-        a, b = cast(dict[Any, Any], a), cast(dict[Any, Any], b)
-        return list(map(repr, a)) == list(map(repr, b)) and all(map(same, a.values(), b.values()))
+        left: dict[Any, Any] = a
+        right: dict[Any, Any] = b
+        return list(map(repr, left)) == list(map(repr, right)) and all(map(same, left.values(), right.values()))
     if isinstance(a, (list, tuple)):
         a, b = cast(list[Any], a), cast(list[Any], b)
         return len(a) == len(b) and all(map(same, a, b))

@@ -5,9 +5,9 @@ The program that the tests of real processes start, kill and stop. Not a test it
     program.py DB run RUN_ID [FAILPOINT]           start or join a run, drive it, print its result
     program.py DB serve [FAILPOINT]                drive whatever there is until SIGTERM
 
-A failpoint is ``signal:where:n``: send oneself that signal the n-th time one comes by. Places: ``before-commit``, ``after-commit``
-(of a batch with an entry in it), ``in-body`` (after the effect of a step, before its outcome is known). Effects are lines
-appended to ``DB.effects``: step, idempotency key, attempt, epoch, pid.
+A failpoint is ``signal:where:n``: send oneself that signal the n-th time one comes by. Places: ``before-commit``,
+``after-commit`` (of a batch with an entry in it), ``in-body`` (after the effect of a step, before its outcome is known).
+Effects are lines appended to ``DB.effects``: step, idempotency key, attempt, epoch, pid.
 """
 
 from __future__ import annotations

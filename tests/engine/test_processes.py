@@ -1,8 +1,9 @@
 """
 Real processes on one SQLite file, killed with SIGKILL and stopped with SIGSTOP at named points and at random.
 
-What must hold after every one of them: the run ends with the right result, every step is completed once in a journal that verifies,
-no step is executed again after its result was recorded, and every execution of a step carried the same idempotency key.
+What must hold after every one of them: the run ends with the right result, every step is completed once in a journal that
+verifies, no step is executed again after its result was recorded, and every execution of a step carried the same idempotency
+key.
 """
 
 from __future__ import annotations

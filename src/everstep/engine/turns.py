@@ -1,9 +1,9 @@
 """
 Give the host's loop its turn: what is ready all at once need not be done all at once.
 
-A thousand starts gathered by a program, or a hundred runs claimed together, would each do their work in one turn of the loop and
-hold up everything else in the process for tenths of a second. Whoever begins a run asks here first; those who have to wait are let
-in first come, first served.
+A thousand starts gathered by a program, or a hundred runs claimed together, would each do their work in one turn of the loop
+and hold up everything else in the process for tenths of a second. Whoever begins a run asks here first; those who have to
+wait are let in first come, first served.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import asyncio
 from collections import deque
 
 BEGUN_PER_TURN = 32
-"""Beginning a run takes some 0.1 ms, so these are a few milliseconds: a host may be held up for 20, and other work of the engine
-falls into the same turn."""
+"""Beginning a run takes some 0.1 ms, so these are a few milliseconds: a host may be held up for 20, and other work of the
+engine falls into the same turn."""
 
 
 class Turn:
