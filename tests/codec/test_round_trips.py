@@ -131,7 +131,7 @@ def same(a: Any, b: Any) -> bool:
         return bool(a.as_tuple() == b.as_tuple())
     if isinstance(a, datetime):
         return bool(a == b and a.utcoffset() == b.utcoffset())
-    if isinstance(a, dict):
+    if issubclass(type(a), dict):
         left: dict[Any, Any] = a
         right: dict[Any, Any] = b
         return list(map(repr, left)) == list(map(repr, right)) and all(map(same, left.values(), right.values()))
