@@ -18,14 +18,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 
-from everstep.client import new_run
 from everstep.core.execution import Activation, Execution
 from everstep.core.program import Operation
 from everstep.core.starting import first_event
@@ -34,10 +31,12 @@ from everstep.definitions import Workflow
 from everstep.engine.alarms import Alarm
 from everstep.engine.attempts import plan_attempt
 from everstep.engine.committer import Committer
+from everstep.engine.facts import Ended, Facts
+from everstep.engine.family import cancels_of, children_of
+from everstep.engine.parking import AT_ONCE, due, wake_at_if_parked
 from everstep.engine.steps import StepRun, Tools
 from everstep.errors import CorruptJournal, EverstepError
 from everstep.events import (
-    CancelRequested,
     ChildCancelled,
     ChildStarted,
     CommandEvent,
@@ -45,7 +44,6 @@ from everstep.events import (
     Event,
     Input,
     RunCancelled,
-    RunCreated,
     RunFailed,
     RunPaused,
     RunSucceeded,
@@ -58,43 +56,18 @@ from everstep.events import (
     TimerFired,
     TimerStarted,
     decode_event,
-    encode_event,
 )
-from everstep.ids import child_run_id
 from everstep.journal import Entry, seal
-from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, Status, WorkerKey
+from everstep.records import AttemptRecord, Message, Micros, Status, WorkerKey
 from everstep.stores.base import Append, Behind, Exists, Fenced, Keep, Landed, NewRun, Outcome, Post, Refused, TooEarly
 
 logger = logging.getLogger("everstep")
 
-PARK_SECONDS = 1.0
-"""A run that waits longer than this leaves memory: coming back costs one commit and a replay, a few milliseconds at most."""
 TOO_EARLY_SECONDS = 0.05
-AT_ONCE: Micros = 0
-"""Due whatever the time is: by a clock that is ahead of the store's, "now" would still lie in the future there."""
-NEVER: Micros = 1 << 62
-"""Only a message can wake the run."""
 STEP_OUTCOMES = (StepCompleted, StepFailed, StepOutcomeUnknown)
 """Inputs that exist nowhere but in memory until an entry has them: messages stay in the inbox, alarms ring again."""
 
 _HAPPENED = {RunSucceeded: Happened.SUCCEEDED, RunFailed: Happened.FAILED, RunCancelled: Happened.CANCELLED}
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a run came to rest here: what is needed to answer whoever waits for it.
-
-    Attributes:
-        run_id: The run.
-        status: At rest, or paused.
-        step: The step it last asked for.
-        outcome: Bytes of the event list that ended it.
-    """
-
-    run_id: str
-    status: Status
-    step: str
-    outcome: bytes | None
 
 
 class DriverHost(Protocol):
@@ -124,44 +97,6 @@ class DriverHost(Protocol):
     def look(self) -> None:
         """Other runs have become due."""
         ...
-
-
-@dataclass(slots=True)
-class Facts:
-    """What a driver knows of its run besides the journal.
-
-    Attributes:
-        run_key: The run.
-        run_id: Its id.
-        epoch: The fencing token under which it was claimed: not what a replay that was broken off has seen last.
-        version: Of the newest entry that is known to have landed.
-        hash: Of that entry.
-        at: Of that entry.
-        step: Name of the step that was asked for last, as of that entry.
-        cursor: How many were.
-        consumed: The inbox is applied up to here.
-        deadline_at: The run's own time limit.
-        create: What makes the run exist, until its first entry has landed.
-    """
-
-    run_key: RunKey
-    run_id: str
-    epoch: int
-    version: int = 0
-    hash: bytes = bytes(32)
-    at: Micros = 0
-    step: str = ""
-    cursor: int = 0
-    consumed: int = 0
-    deadline_at: Micros | None = None
-    create: NewRun | None = field(default=None, repr=False)
-
-    @classmethod
-    def of(cls, run: RunRecord) -> Facts:
-        """The facts of a run that was claimed; its time limit is read from the journal once that has been verified."""
-        return cls(
-            run.run_key, run.run_id, run.epoch, run.version, run.hash, run.updated_at, run.step, run.cursor, run.inbox_done
-        )
 
 
 class Driver:
@@ -475,20 +410,7 @@ class Driver:
     # --- parking ----------------------------------------------------------------------------------------------------------
 
     def _wake_at_if_parked(self) -> Micros | None:
-        """When the run should be looked at again if it left memory now; None if it should stay: a step runs, or soon will."""
-        program = self._program
-        dues: list[Micros] = []
-        for operation in program.operations.values():
-            if isinstance(operation.event, StepScheduled):
-                step = self._steps.get(operation.event.key)
-                if step is None or step.waits_until is None:
-                    return None
-                dues.append(step.waits_until)
-        dues += [timer.event.due_at for timer in program.timers.values()]
-        if self.facts.deadline_at is not None and program.cancel_requested is None:
-            dues.append(self.facts.deadline_at)
-        wake_at = min(dues, default=NEVER)
-        return wake_at if wake_at - self._host.tools.now() > PARK_SECONDS * 1e6 else None
+        return wake_at_if_parked(self._program, self._steps, self.facts.deadline_at, self._host.tools.now())
 
     def _park_if_waiting(self) -> None:
         if not (self._is_over or self._in_flight or self._inputs):
@@ -498,7 +420,7 @@ class Driver:
 
     def _release(self, status: Status, wake_at: Micros, rows: tuple[AttemptRecord, ...]) -> None:
         self._in_flight = True
-        keep = self._keep(rows, release=True, status=status, wake_at=None if wake_at == NEVER else wake_at)
+        keep = self._keep(rows, release=True, status=status, wake_at=due(wake_at))
         self._host.committer.submit(keep, lambda outcome: self._released(keep, outcome))
 
     def _released(self, keep: Keep, outcome: Outcome) -> None:
@@ -520,7 +442,10 @@ class Driver:
         """The entry and all that depends on it."""
         program, commands = self._program, activation.commands
         status, release, wake_at = self._after(activation)
-        sends = any(isinstance(command, ChildStarted | ChildCancelled) for command in commands)
+        children: tuple[NewRun, ...] = ()
+        posts: tuple[Post, ...] = ()
+        if any(isinstance(command, ChildStarted | ChildCancelled) for command in commands):
+            children, posts = self._to_family(commands)
         return Append(
             entry=activation.entry,
             worker_key=self._host.worker_key,
@@ -531,11 +456,17 @@ class Driver:
             create=self.facts.create,
             release=release,
             wake_at=wake_at,
-            children=tuple(self._child(c) for c in commands if isinstance(c, ChildStarted)) if sends else (),
-            posts=tuple(self._cancel_child(c) for c in commands if isinstance(c, ChildCancelled)) if sends else (),
+            children=children,
+            posts=posts,
             settled=self._settled(activation) if self._kept else (),
             not_before=activation.not_before,
         )
+
+    def _to_family(self, commands: Sequence[CommandEvent]) -> tuple[tuple[NewRun, ...], tuple[Post, ...]]:
+        born = children_of(self._program, commands, self.facts.run_key, self._host.tools.now())
+        for workflow, _ in born:
+            self._host.learn(workflow)
+        return tuple(child for _, child in born), cancels_of(self._program, commands, self.facts.run_key)
 
     def _after(self, activation: Activation) -> tuple[Status, bool, Micros | None]:
         """Status after the entry, whether the run leaves with it, and when it is then due."""
@@ -544,7 +475,7 @@ class Driver:
         park_at = None if self._inputs else self._wake_at_if_parked()
         if park_at is None:
             return Status.RUNNING, False, None
-        return next_status(Status.RUNNING, Happened.PARKED), True, None if park_at == NEVER else park_at
+        return next_status(Status.RUNNING, Happened.PARKED), True, due(park_at)
 
     def _keep(
         self,
@@ -576,28 +507,6 @@ class Driver:
         ended = [e.key for e in self._applied if isinstance(e, StepCompleted | StepFailed | StepOutcomeUnknown)]
         ended += [c.key for c in activation.commands if isinstance(c, StepCancelled)]
         return tuple(key for key in ended if key in self._kept)
-
-    def _child(self, command: ChildStarted) -> NewRun:
-        definition = self._program.children[command.key]
-        self._host.learn(definition)
-        now = self._host.tools.now()
-        created = RunCreated(
-            run_id=command.run_id,
-            workflow=definition.name,
-            code_version=definition.code_version,
-            args=command.args,
-            salt=os.urandom(16).hex(),
-            python=self._program.python,
-            parent_run_id=self.run_id,
-            deadline_at=None if definition.timeout is None else now + round(definition.timeout * 1e6),
-            tags=definition.tags,
-        )
-        return msgspec.structs.replace(new_run(created, definition), parent_key=self.facts.run_key, parent_command=command.key)
-
-    def _cancel_child(self, command: ChildCancelled) -> Post:
-        request = CancelRequested(reason=f"its parent {self.run_id} no longer waits for it")
-        message = Message(event=encode_event(request), dedupe=f"cancel by {self.facts.run_key}")
-        return Post(run_id=child_run_id(self.run_id, command.key), message=message)
 
     # --- stopping ---------------------------------------------------------------------------------------------------------
 

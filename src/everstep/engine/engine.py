@@ -14,7 +14,8 @@ from typing import Any, Self, TypeVar
 
 from everstep.client import Client, Ending, Handle, OnConflict, check_joinable, closing_if_refused, new_run
 from everstep.definitions import Call, Registry, Workflow
-from everstep.engine.driver import Driver, Ended
+from everstep.engine.driver import Driver
+from everstep.engine.facts import Ended
 from everstep.engine.worker import Worker
 from everstep.errors import EngineClosed, PayloadTooLarge, UsageError
 from everstep.records import RunRecord

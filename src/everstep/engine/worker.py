@@ -24,8 +24,10 @@ from typing import Any
 from everstep.core.execution import Execution
 from everstep.definitions import Registry, Workflow
 from everstep.engine.committer import Committer
-from everstep.engine.driver import AT_ONCE, Driver, Facts
+from everstep.engine.driver import Driver
+from everstep.engine.facts import Facts
 from everstep.engine.leases import LeaseKeeper
+from everstep.engine.parking import AT_ONCE
 from everstep.engine.steps import ThreadPool, Tools
 from everstep.engine.turns import Turn
 from everstep.errors import StoreUnavailable

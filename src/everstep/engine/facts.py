@@ -1,0 +1,65 @@
+"""
+What a driver knows of its run besides the journal, and what is left of it when the driver is done. Values only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from everstep.records import Micros, RunKey, RunRecord, Status
+from everstep.stores.base import NewRun
+
+
+@dataclass(slots=True)
+class Facts:
+    """What a driver knows of its run besides the journal.
+
+    Attributes:
+        run_key: The run.
+        run_id: Its id.
+        epoch: The fencing token under which it was claimed: not what a replay that was broken off has seen last.
+        version: Of the newest entry that is known to have landed.
+        hash: Of that entry.
+        at: Of that entry.
+        step: Name of the step that was asked for last, as of that entry.
+        cursor: How many were.
+        consumed: The inbox is applied up to here.
+        deadline_at: The run's own time limit.
+        create: What makes the run exist, until its first entry has landed.
+    """
+
+    run_key: RunKey
+    run_id: str
+    epoch: int
+    version: int = 0
+    hash: bytes = bytes(32)
+    at: Micros = 0
+    step: str = ""
+    cursor: int = 0
+    consumed: int = 0
+    deadline_at: Micros | None = None
+    create: NewRun | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, run: RunRecord) -> Facts:
+        """The facts of a run that was claimed; its time limit is read from the journal once that has been verified."""
+        return cls(
+            run.run_key, run.run_id, run.epoch, run.version, run.hash, run.updated_at, run.step, run.cursor, run.inbox_done
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run came to rest here: what is needed to answer whoever waits for it.
+
+    Attributes:
+        run_id: The run.
+        status: At rest, or paused.
+        step: The step it last asked for.
+        outcome: Bytes of the event list that ended it.
+    """
+
+    run_id: str
+    status: Status
+    step: str
+    outcome: bytes | None
