@@ -116,3 +116,10 @@ def test_the_first_event_is_found_in_the_first_entry() -> None:
     run.begin()
 
     assert created(run) == first_event(run.entries[0].events)
+
+
+@pytest.mark.parametrize("created", [b"[]", b"{", b'[{"event":"TimerFired","key":"0:1"}]'])
+def test_a_first_entry_that_cannot_be_read_is_corruption(created: bytes) -> None:
+    """Joining it would compare arguments with nothing."""
+    with pytest.raises(es.CorruptJournal, match="everstep verify"):
+        first_event(created)

@@ -139,6 +139,51 @@ async def test_a_delay_that_is_no_duration_is_refused(world: World, delay: float
         await engine.start(twice(3), id="a", delay=delay)
 
 
+async def test_closing_waits_for_bodies_that_clean_up(world: World) -> None:
+    """A connection is closed in a ``finally``: the loop must not end before it."""
+    cleaned: list[bool] = []
+
+    @es.step
+    async def hold() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(1)
+            cleaned.append(True)
+
+    @es.workflow
+    async def holding() -> None:
+        await hold()
+
+    engine = await world.engine(holding, grace=0)
+    await engine.start(holding(), id="a")
+    await turns()
+    await engine.close()
+
+    assert [True] == cleaned
+    assert "queued" == await (await world.client()).handle("a").status()
+
+
+async def test_a_child_with_the_name_of_another_workflow_is_not_driven_by_it(world: World) -> None:
+    """Names are how a run finds its code: the wrong code would run under the right name."""
+
+    @es.workflow(name="twice")
+    async def impostor(n: int) -> int:
+        return -n
+
+    @es.workflow
+    async def parent() -> int:
+        await es.sleep(0.01)
+        return await impostor(1)
+
+    engine = await world.engine(twice, parent)
+    handle = await engine.start(parent(), id="a")
+
+    with pytest.raises(es.RunPaused, match="two workflows are named 'twice'"):
+        await handle.result()
+    assert ["a"] == [run.run_id for run in await world.store.list(RunFilter())]
+
+
 async def test_a_delayed_run_starts_when_it_is_due(world: World) -> None:
     engine = await world.engine(twice)
     handle = await engine.start(twice(3), id="a", delay=60)

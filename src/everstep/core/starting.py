@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from everstep.definitions import Call, Workflow
-from everstep.errors import RunConflict, UsageError
+from everstep.errors import CorruptJournal, RunConflict, UsageError
 from everstep.events import RunCreated, decode_events
 from everstep.records import Micros
 
@@ -58,9 +58,21 @@ def describe_start(
 
 
 def first_event(created: bytes) -> RunCreated:
-    """The RunCreated event in the bytes of a run's first entry."""
-    event = decode_events(created)[0]
-    assert isinstance(event, RunCreated), "every journal begins with RunCreated"
+    """The RunCreated event in the bytes of a run's first entry.
+
+    Raises:
+        CorruptJournal: It cannot be read.
+    """
+    try:
+        event = decode_events(created)[0]
+    except (msgspec.MsgspecError, IndexError):
+        event = None
+    if not isinstance(event, RunCreated):
+        raise CorruptJournal(
+            "the first entry of a run cannot be read. Nothing was started or changed. Find out which: everstep verify",
+            run_id="",
+            version=1,
+        )
     return event
 
 

@@ -157,6 +157,10 @@ class Driver:
         """A body is being executed."""
         return any(step.waits_until is None for step in self._steps.values())
 
+    def bodies(self) -> list[asyncio.Task[None]]:
+        """The tasks that execute bodies now."""
+        return [step.body for step in self._steps.values() if step.body is not None]
+
     @property
     def has_parent(self) -> bool:
         """Another run waits for this one."""
@@ -252,12 +256,13 @@ class Driver:
         self._applied = inputs
         try:
             activation = self._execution.activate(inputs, self._host.tools.now())
+            append = self._append(activation)
         except Exception as error:
             if self.facts.create is not None:
                 raise  # Nothing is stored yet: whoever starts the run is told.
             self._pause_for_other_code(error)
             return
-        self._submit(activation, self._append(activation))
+        self._submit(activation, append)
 
     def _is_wanted(self, event: Input) -> bool:
         """False for what the code gave up while the event was on its way: a timer or a step that it cancelled."""

@@ -220,6 +220,11 @@ class StepRun:
         self._expired = ""
         self._is_stopped = False
 
+    @property
+    def body(self) -> asyncio.Task[None] | None:
+        """The task that executes an attempt now."""
+        return self._task if self.waits_until is None else None
+
     def start(self) -> None:
         """Begin, now or when it is due."""
         if self._definition.at_most_once and self._plan.may_have_begun:

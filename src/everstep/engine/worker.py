@@ -52,6 +52,8 @@ CLAIM_MAX = 100
 IDLE_SECONDS_MAX = 60.0
 """Look once a minute whatever is known: a safety net, not a mechanism."""
 BACKOFF_SECONDS = 0.5
+CLEAN_UP_SECONDS = 2.0
+"""What a cancelled body gets for its ``finally`` when the engine closes; nothing that it still does is recorded."""
 CLOCK_MICROS = 50_000
 """How soon to ask again for a run that is due by this process's idea of the store's clock, and not by the store's."""
 OWNED = (Status.RUNNING, Status.COMPENSATING)
@@ -123,6 +125,7 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        bodies = [body for driver in self.active.values() for body in driver.bodies()]
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds + 1):
                 await self.committer.settle()
@@ -131,6 +134,8 @@ class Worker:
                 await self.committer.settle()
         for driver in list(self.active.values()):
             driver.abandon()
+        if bodies:
+            await asyncio.wait(bodies, timeout=CLEAN_UP_SECONDS)
         self.committer.close()
         self._stopped.set_result(None)
         self.tools.threads.close()
@@ -225,8 +230,13 @@ class Worker:
             self.nudge()
 
     def learn(self, workflow: Workflow[..., Any]) -> None:
-        """A child of this workflow exists or will: its code is at hand, so it can be driven here."""
-        if self._registry.get(workflow.name) is None:
+        """A child of this workflow exists or will: its code is at hand, so it can be driven here.
+
+        Raises:
+            UsageError: Another workflow has this name: the child would be driven with the wrong code.
+        """
+        known = self._registry.get(workflow.name)
+        if known is None or known.fingerprint != workflow.fingerprint:
             self._registry.add(workflow)
 
     def look(self) -> None:
