@@ -27,6 +27,7 @@ from everstep.errors import (
     RunCancelled,
     RunConflict,
     RunDead,
+    RunEnded,
     RunError,
     RunFailed,
     RunNotFound,
@@ -46,6 +47,7 @@ from everstep.errors import (
 from everstep.inside import Current, current, heartbeat, last_heartbeat, log, now, random, sleep, sleep_until, uuid4
 from everstep.records import RunRecord, Status
 from everstep.retry import Retry
+from everstep.talk import Signal, State, condition, note, signal, state
 
 __version__ = "0.1.0"
 
@@ -73,6 +75,7 @@ __all__ = [
     "RunCancelled",
     "RunConflict",
     "RunDead",
+    "RunEnded",
     "RunError",
     "RunFailed",
     "RunNotFound",
@@ -80,7 +83,9 @@ __all__ = [
     "RunRecord",
     "RunTimeout",
     "SchemaMismatch",
+    "Signal",
     "Snapshot",
+    "State",
     "Status",
     "Step",
     "StepError",
@@ -95,15 +100,19 @@ __all__ = [
     "UsageError",
     "Workflow",
     "__version__",
+    "condition",
     "current",
     "heartbeat",
     "last_heartbeat",
     "log",
+    "note",
     "now",
     "random",
     "run",
+    "signal",
     "sleep",
     "sleep_until",
+    "state",
     "step",
     "uuid4",
     "workflow",

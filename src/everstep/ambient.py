@@ -9,6 +9,7 @@ engine fill the scopes in.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime
 from random import Random
@@ -40,6 +41,26 @@ class WorkflowScope(Protocol):
 
     def issue(self, call: Any) -> asyncio.Future[Any]:
         """Ask for a step or a child run."""
+        ...
+
+    def next_signal(self, name: str) -> asyncio.Future[bytes]:
+        """Ask for the next signal of that name, as JSON."""
+        ...
+
+    def publish(self, name: str, value: bytes) -> None:
+        """Publish a state, as JSON."""
+        ...
+
+    def published(self, name: str) -> bytes | None:
+        """The state that was published last, as JSON."""
+        ...
+
+    def note(self, name: str, value: bytes) -> None:
+        """Record a note, as JSON."""
+        ...
+
+    def wait_until(self, predicate: Callable[[], bool]) -> asyncio.Future[None]:
+        """Wait until the code itself has made this true."""
         ...
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, get_args, overload
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from everstep.codec import rebuild_error
 from everstep.core.snapshots import Snapshot, fold, instant
@@ -26,6 +26,7 @@ from everstep.errors import (
     RunCancelled,
     RunConflict,
     RunDead,
+    RunEnded,
     RunFailed,
     RunNotFound,
     RunPaused,
@@ -38,6 +39,7 @@ from everstep.events import (
     RunCreated,
     RunDied,
     RunSucceeded,
+    SignalReceived,
     decode_events,
     encode_event,
     encode_events,
@@ -56,8 +58,10 @@ from everstep.journal import Entry, decode_verified, verify_chain
 from everstep.records import ErrorRecord, Message, Micros, RunKey, RunRecord, Status, WorkerRecord
 from everstep.stores.base import Created, NewRun, RunFilter, Store
 from everstep.stores.urls import open_store
+from everstep.talk import Signal
 
 R = TypeVar("R")
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 OnConflict = Literal["join", "raise"]
 
@@ -155,6 +159,29 @@ class Handle(Generic[R_co]):
         verify_chain(entries, run_key=run.run_key, run_id=run.run_id)
         return [_readable(entry, self.run_id) for entry in entries]
 
+    async def send(self, signal: Signal[T], value: T, *, key: str = "") -> None:
+        """Send a signal. Once this returns it is consumed exactly once, or waits in the inbox for as long as the run lives.
+
+        Args:
+            signal: Which.
+            value: Of the signal's type.
+            key: A second one with the same key is ignored: with it, sending is safe to repeat.
+
+        Raises:
+            Unencodable: The value cannot be stored.
+            RunEnded: The run is at rest. Nothing was sent.
+            RunNotFound: There is no such run.
+            StoreUnavailable: Unknown whether it was sent; repeat it with the same key.
+        """
+        event = SignalReceived(signal.name, Raw(signal.codec.encode(value)), key)
+        dedupe = f"signal:{signal.name}:{key}" if key else ""
+        run = await self._client.post(self.run_id, event, dedupe)
+        if run.status.is_at_rest:
+            raise RunEnded(
+                f"run {self.run_id} is {run.status}, so signal {signal.name} was not sent. Nothing was changed.",
+                run_id=self.run_id,
+            )
+
     async def cancel(self, reason: str = "", *, actor: str = "") -> bool:
         """Ask the run to stop: it gets a CancelledError at its next await, and may clean up. Safe to repeat.
 
@@ -164,7 +191,8 @@ class Handle(Generic[R_co]):
         Raises:
             RunNotFound: There is no such run.
         """
-        return await self._client.post_cancel(self.run_id, CancelRequested(reason, actor))
+        run = await self._client.post(self.run_id, CancelRequested(reason, actor))
+        return not run.status.is_at_rest
 
 
 class Client:
@@ -269,15 +297,14 @@ class Client:
         run = await self.get(run_id)
         return run, await self.store.load(run.run_key, run.version)
 
-    async def post_cancel(self, run_id: str, request: CancelRequested) -> bool:
-        """Put a cancel into a run's inbox."""
+    async def post(self, run_id: str, event: CancelRequested | SignalReceived, dedupe: str = "") -> RunRecord:
+        """Put an input into a run's inbox. If the run that is returned is at rest, it was not accepted."""
         await self.open()
-        run = await self.store.post(run_id, Message(event=encode_event(request)))
+        run = await self.store.post(run_id, Message(event=encode_event(event), dedupe=dedupe))
         if run is None:
-            await self.get(run_id)  # Raises with the right words.
-            return False
+            return await self.get(run_id)  # Raises with the right words.
         self._posted(run)
-        return not run.status.is_at_rest
+        return run
 
     async def wait_until_rest(self, run_id: str, timeout: float | None) -> Ending:
         """Wait until a run has an outcome, or cannot get one by itself."""

@@ -16,6 +16,7 @@ stands alone. Nothing here is raised to steer everstep itself, except the two en
     │   ├── RunNotFound
     │   ├── RunConflict
     │   ├── RunFailed, RunCancelled, RunDead, RunPaused
+    │   ├── RunEnded
     │   └── RunTimeout             (also a TimeoutError)
     ├── StepError                  the workflow's author: raised at the await of a step or child
     │   ├── StepFailed
@@ -104,6 +105,10 @@ class RunDead(RunError):
 
 class RunPaused(RunError):
     """The run is paused and will not go on by itself: the message says why and what resumes it."""
+
+
+class RunEnded(RunError):
+    """The run has come to rest, so it takes no message any more. Nothing was sent."""
 
 
 class RunTimeout(RunError, TimeoutError):

@@ -114,6 +114,14 @@ class CancelRequested(_Event, frozen=True, gc=False):
     actor: str = ""
 
 
+class SignalReceived(_Event, frozen=True, gc=False):
+    """A message of the user's: it waits in the program until the code takes it. ``id`` is what it was deduplicated by."""
+
+    name: str
+    value: Raw
+    id: str = ""
+
+
 class DeadlinePassed(_Event, frozen=True, gc=False):
     """The run outlived its own time limit."""
 
@@ -161,6 +169,32 @@ class ChildCancelled(_Event, frozen=True, gc=False):
     key: str
 
 
+class SignalAwaited(_Event, frozen=True, gc=False):
+    """The code asks for the next signal of that name; which one it gets follows from their order."""
+
+    key: str
+    name: str
+    source: str = ""
+
+
+class SignalWaitCancelled(_Event, frozen=True, gc=False):
+    """The code no longer waits; what arrives goes to the next wait."""
+
+    key: str
+
+
+class StatePublished(_Event, frozen=True, gc=False):
+    key: str
+    name: str
+    value: Raw
+
+
+class NoteRecorded(_Event, frozen=True, gc=False):
+    key: str
+    name: str
+    value: Raw
+
+
 # --- how it ends, or stops --------------------------------------------------------------------------------------------------
 
 
@@ -201,14 +235,38 @@ Input: TypeAlias = (
     | ChildFailed
     | ChildRefused
     | CancelRequested
+    | SignalReceived
     | DeadlinePassed
 )
-CommandEvent: TypeAlias = StepScheduled | StepCancelled | TimerStarted | TimerCancelled | ChildStarted | ChildCancelled
+CommandEvent: TypeAlias = (
+    StepScheduled
+    | StepCancelled
+    | TimerStarted
+    | TimerCancelled
+    | ChildStarted
+    | ChildCancelled
+    | SignalAwaited
+    | SignalWaitCancelled
+    | StatePublished
+    | NoteRecorded
+)
 Ending: TypeAlias = RunSucceeded | RunFailed | RunCancelled
 Verdict: TypeAlias = RunPaused | RunDied
 Event: TypeAlias = Input | CommandEvent | Ending | Verdict
 
 ENDINGS = (RunSucceeded, RunFailed, RunCancelled)
+COMMANDS = (
+    StepScheduled,
+    StepCancelled,
+    TimerStarted,
+    TimerCancelled,
+    ChildStarted,
+    ChildCancelled,
+    SignalAwaited,
+    SignalWaitCancelled,
+    StatePublished,
+    NoteRecorded,
+)
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(list[Event])

@@ -16,11 +16,12 @@ from typing import Any
 from msgspec import Raw
 
 from everstep.codec import describe_error
-from everstep.core.execution import COMMANDS, VERDICTS, Activation, Execution
+from everstep.core.execution import VERDICTS, Activation, Execution
 from everstep.core.program import Operation
 from everstep.core.starting import describe_start
 from everstep.definitions import Call, Step, Workflow
 from everstep.events import (
+    COMMANDS,
     ENDINGS,
     ChildFailed,
     ChildSucceeded,

@@ -109,6 +109,8 @@ def operation_name(operation: Operation) -> str:
             return operation.name
         case What.CHILD:
             return f"{operation.name} (child)"
+        case What.SIGNAL:
+            return f"{operation.name} (signal)"
         case What.TIMER:
             return f"timer {duration((operation.due_at or 0) - operation.asked_at)}"
 
@@ -139,6 +141,8 @@ def _pending(operation: Operation, now: Micros) -> str:
             return f"{duration(left)} left" if left > 0 else "due"
         case What.CHILD:
             return f"waiting for {operation.child_id}"
+        case What.SIGNAL:
+            return f"waiting for signal {operation.name}"
         case What.STEP:
             return "running"
 

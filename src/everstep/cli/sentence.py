@@ -84,6 +84,9 @@ def _waits(pending: Sequence[Operation], facts: Circumstances) -> str:
         return _steps(steps, facts)
     if children:
         return _children(children, timers, facts)
+    signals = [operation for operation in pending if operation.what is What.SIGNAL]
+    if signals:
+        return _signals(signals, timers, facts)
     return f"Waiting for {_timer(timers, facts)}."
 
 
@@ -105,6 +108,12 @@ def _children(children: Sequence[Operation], timers: Sequence[Operation], facts:
         child = children[0]
         return f"Waiting for its child {child.child_id} ({child.name}){limit}. To see it: everstep show {child.child_id}"
     return f"Waiting for {len(children)} children: {_listed([child.child_id for child in children])}{limit}."
+
+
+def _signals(signals: Sequence[Operation], timers: Sequence[Operation], facts: Circumstances) -> str:
+    limit = f", or {_timer(timers, facts)}" if timers else ""
+    names = _listed([signal.name for signal in signals])
+    return f"Waiting for the {'signal' if len(signals) == 1 else 'signals'} {names}{limit}."
 
 
 def _timer(timers: Sequence[Operation], facts: Circumstances) -> str:

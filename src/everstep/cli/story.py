@@ -21,6 +21,7 @@ from everstep.events import (
     ChildSucceeded,
     DeadlinePassed,
     Event,
+    NoteRecorded,
     RunCancelled,
     RunClaimed,
     RunCreated,
@@ -29,6 +30,10 @@ from everstep.events import (
     RunPaused,
     RunResumed,
     RunSucceeded,
+    SignalAwaited,
+    SignalReceived,
+    SignalWaitCancelled,
+    StatePublished,
     StepCancelled,
     StepCompleted,
     StepFailed,
@@ -50,6 +55,7 @@ class What(StrEnum):
     STEP = "step"
     TIMER = "timer"
     CHILD = "child"
+    SIGNAL = "signal"
 
 
 class How(StrEnum):
@@ -68,7 +74,7 @@ class Operation(Struct, kw_only=True):
     Attributes:
         key: Its command key.
         what: Kind.
-        name: Of the step or the child's workflow; of a timer, nothing.
+        name: Of the step, the signal or the child's workflow; of a timer, nothing.
         asked_at: When.
         source: Line of the user's code.
         due_at: Of a timer: when it fires.
@@ -127,7 +133,7 @@ class Story(Struct, kw_only=True):
 
     def work(self) -> list[Operation]:
         """Steps and children: what has an outcome of its own."""
-        return [operation for operation in self.operations if operation.what is not What.TIMER]
+        return [operation for operation in self.operations if operation.what in (What.STEP, What.CHILD)]
 
     def recoveries(self) -> list[Takeover]:
         """The claims that took the run over from a dead worker."""
@@ -148,6 +154,7 @@ class _Teller:
     def __init__(self) -> None:
         self.story = Story()
         self._by_key: dict[str, Operation] = {}
+        self._unread: dict[str, int] = {}
 
     def apply(self, event: Event, at: Micros) -> None:
         story = self.story
@@ -177,8 +184,16 @@ class _Teller:
                 self._settled(key, at, How.UNKNOWN)
             case ChildSucceeded(key=key) | TimerFired(key=key):
                 self._settled(key, at, How.DONE)
-            case StepCancelled(key=key) | TimerCancelled(key=key) | ChildCancelled(key=key):
+            case StepCancelled(key=key) | TimerCancelled(key=key) | ChildCancelled(key=key) | SignalWaitCancelled(key=key):
                 self._settled(key, at, How.CANCELLED)
+            case SignalAwaited(key=key, name=name, source=source):
+                self._asked(Operation(key=key, what=What.SIGNAL, name=name, asked_at=at, source=source))
+                self._match_signal(name, at, self._unread.get(name, 0))
+            case SignalReceived(name=name):
+                self._unread[name] = self._unread.get(name, 0) + 1
+                self._match_signal(name, at, self._unread[name])
+            case StatePublished() | NoteRecorded():
+                pass  # Said by ``state`` and by the history.
             case CancelRequested() | DeadlinePassed():
                 story.cancel = story.cancel or event
             case RunSucceeded():
@@ -198,6 +213,13 @@ class _Teller:
         # Whoever takes a run goes on with it: what stopped it before is history.
         self.story.takeovers.append(takeover)
         self.story.error = None
+
+    def _match_signal(self, name: str, at: Micros, unread: int) -> None:
+        """The oldest wait takes the oldest signal, as in the program."""
+        waits = [each for each in self.story.still_open() if each.what is What.SIGNAL and each.name == name]
+        if waits and unread:
+            self._unread[name] = unread - 1
+            self._settled(waits[0].key, at, How.DONE)
 
     def _asked(self, operation: Operation) -> None:
         self.story.operations.append(operation)

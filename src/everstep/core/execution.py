@@ -18,9 +18,8 @@ from msgspec import Struct
 from everstep.core.program import Program
 from everstep.definitions import Workflow
 from everstep.events import (
+    COMMANDS,
     ENDINGS,
-    ChildCancelled,
-    ChildStarted,
     CommandEvent,
     Ending,
     Event,
@@ -30,16 +29,11 @@ from everstep.events import (
     RunDied,
     RunPaused,
     RunResumed,
-    StepCancelled,
-    StepScheduled,
-    TimerCancelled,
     TimerFired,
-    TimerStarted,
 )
 from everstep.journal import GENESIS, Entry, decode_verified, seal, verify_chain
 from everstep.records import Micros, RunKey
 
-COMMANDS = (StepScheduled, StepCancelled, TimerStarted, TimerCancelled, ChildStarted, ChildCancelled)
 VERDICTS = (RunPaused, RunDied)
 AUDIT = (RunCreated, RunClaimed, RunResumed)
 """Inputs that record what happened to the run and tell its code nothing."""

@@ -175,6 +175,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._callback_commands = 0
         self._callback_tasks = 0
         self._owed: list[Debt] = []
+        self._conditions: list[tuple[Callable[[], bool], ReplayFuture[None]]] = []
         self._given: dict[int, ReplayTask[Any]] = {}
 
     # --- driving it -------------------------------------------------------------------------------------------------------
@@ -191,8 +192,32 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
                     handle._run()
                 if self._owed:
                     self._pay_owed()
+                if self._conditions and not ready:
+                    self._check_conditions()
         finally:
             self._leave(host)
+
+    def wait_until(self, predicate: Callable[[], bool]) -> ReplayFuture[None]:
+        """A future that is resolved once the predicate holds, looked at whenever nothing else is ready."""
+        future: ReplayFuture[None] = self.create_future()
+        self._conditions.append((predicate, future))
+        return future
+
+    def _check_conditions(self) -> None:
+        left: list[tuple[Callable[[], bool], ReplayFuture[None]]] = []
+        for predicate, future in self._conditions:
+            if future.done():
+                continue
+            try:
+                holds = predicate()
+            except Exception as error:  # noqa: BLE001  # it belongs to the code that waits
+                future.set_exception(error)
+                continue
+            if holds:
+                future.set_result(None)
+            else:
+                left.append((predicate, future))
+        self._conditions = left
 
     def make_ready(self, handle: asyncio.Handle) -> None:
         """Queue a handle (a timer that fired)."""
@@ -211,6 +236,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._tasks.clear()
         self._ready.clear()
         self._owed.clear()
+        self._conditions.clear()
 
     def refuse(self) -> None:
         """Unwind code that wants to start something although nothing may start any more.

@@ -15,9 +15,13 @@ from everstep.events import (
     ChildStarted,
     CommandEvent,
     Ending,
+    NoteRecorded,
     RunCancelled,
     RunFailed,
     RunSucceeded,
+    SignalAwaited,
+    SignalWaitCancelled,
+    StatePublished,
     StepCancelled,
     StepScheduled,
     TimerCancelled,
@@ -30,7 +34,7 @@ _SHOWN_CHARS = 120
 def slot_of(event: CommandEvent) -> str:
     """What the command is expected under: starting something and cancelling it are two commands of one key."""
     match event:
-        case StepCancelled() | TimerCancelled() | ChildCancelled():
+        case StepCancelled() | TimerCancelled() | ChildCancelled() | SignalWaitCancelled():
             return f"cancel {event.key}"
         case _:
             return event.key
@@ -45,6 +49,13 @@ def same_command(recorded: CommandEvent, requested: CommandEvent) -> bool:
             return recorded.delay == requested.delay
         case ChildStarted(), ChildStarted():
             return recorded.workflow == requested.workflow and recorded.digest == requested.digest
+        case SignalAwaited(), SignalAwaited():
+            return recorded.name == requested.name
+        # What is published follows from the inputs: a corrected text or figure strands nobody.
+        case StatePublished(), StatePublished():
+            return recorded.name == requested.name
+        case NoteRecorded(), NoteRecorded():
+            return recorded.name == requested.name
         case _:
             return type(recorded) is type(requested)
 
@@ -60,7 +71,13 @@ def show_command(event: CommandEvent | Ending | None) -> str:
             return f"timer of {event.delay / 1e6:g} s".ljust(44) + event.source
         case ChildStarted():
             return f"child {event.workflow}({_short(event.args)})".ljust(44) + event.source
-        case StepCancelled() | TimerCancelled() | ChildCancelled():
+        case SignalAwaited():
+            return f"wait for signal {event.name}".ljust(44) + event.source
+        case StatePublished():
+            return f"state {event.name} published"
+        case NoteRecorded():
+            return f"note {event.name}"
+        case StepCancelled() | TimerCancelled() | ChildCancelled() | SignalWaitCancelled():
             return f"cancellation of {event.key}"
         case RunSucceeded():
             return "the end of the run, with a result"

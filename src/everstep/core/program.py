@@ -17,7 +17,8 @@ import logging
 import os
 import sys
 from asyncio import CancelledError, tasks
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from hashlib import blake2b
@@ -46,12 +47,17 @@ from everstep.events import (
     DeadlinePassed,
     Ending,
     Input,
+    NoteRecorded,
     RunCancelled,
     RunClaimed,
     RunCreated,
     RunFailed,
     RunResumed,
     RunSucceeded,
+    SignalAwaited,
+    SignalReceived,
+    SignalWaitCancelled,
+    StatePublished,
     StepCancelled,
     StepCompleted,
     StepFailed,
@@ -92,6 +98,24 @@ class Operation(ReplayFuture[Any]):
         if self.done():
             return False
         self._program.withdraw(self.event)
+        return super().cancel(msg)
+
+
+class SignalWait(ReplayFuture[bytes]):
+    """The code waits for the next signal of a name."""
+
+    carries_result = True
+
+    def __init__(self, program: Program, event: SignalAwaited) -> None:
+        super().__init__(loop=program.loop)
+        self._program = program
+        self.event = event
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Wait no longer: what arrives goes to the next wait."""
+        if self.done():
+            return False
+        self._program.stop_waiting(self)
         return super().cancel(msg)
 
 
@@ -140,6 +164,9 @@ class Program:
         self._expected: dict[str, CommandEvent] | None = None
         # By identity: two handles with the same time and callback are equal to asyncio.
         self._timer_keys: dict[int, str] = {}
+        self._mail: dict[str, deque[bytes]] = {}
+        self._waits: dict[str, deque[SignalWait]] = {}
+        self._states: dict[str, bytes] = {}
         self._created: RunCreated | None = None
         self._created_at: Micros = 0
         self._at: Micros = 0
@@ -250,6 +277,8 @@ class Program:
                 if timer is not None:
                     del self._timer_keys[id(timer.handle)]
                     self.loop.make_ready(timer.handle)
+            case SignalReceived(name, value):
+                self._receive(name, bytes(value))
             case CancelRequested() | DeadlinePassed():
                 self.cancel_requested = self.cancel_requested or event
             case RunCreated():
@@ -328,6 +357,51 @@ class Program:
             return
         self.operations.pop(event.key, None)
         self._record(StepCancelled(event.key) if isinstance(event, StepScheduled) else ChildCancelled(event.key))
+
+    def next_signal(self, name: str) -> asyncio.Future[bytes]:
+        """Take the next signal of that name, or wait for it."""
+        if self._is_shut():
+            return self.loop.create_future()
+        wait = SignalWait(self, self._record(SignalAwaited(self.loop.next_key(), name, _user_line())))
+        mail = self._mail.get(name)
+        if mail:
+            wait.set_result(mail.popleft())
+        else:
+            self._waits.setdefault(name, deque()).append(wait)
+        return wait
+
+    def stop_waiting(self, wait: SignalWait) -> None:
+        """The code no longer waits for a signal."""
+        if not self.loop.is_closing:
+            self._waits[wait.event.name].remove(wait)
+            self._record(SignalWaitCancelled(wait.event.key))
+
+    def publish(self, name: str, value: bytes) -> None:
+        """Publish a state with the entry that is being made."""
+        if not self._is_shut():
+            self._record(StatePublished(self.loop.next_key(), name, Raw(value)))
+            self._states[name] = value
+
+    def published(self, name: str) -> bytes | None:
+        """What was published last."""
+        return self._states.get(name)
+
+    def note(self, name: str, value: bytes) -> None:
+        """Record a note with the entry that is being made."""
+        if not self._is_shut():
+            self._record(NoteRecorded(self.loop.next_key(), name, Raw(value)))
+
+    def wait_until(self, predicate: Callable[[], bool]) -> asyncio.Future[None]:
+        """Wait until the code itself has made this true."""
+        self._is_shut()
+        return self.loop.wait_until(predicate)
+
+    def _receive(self, name: str, value: bytes) -> None:
+        waits = self._waits.get(name)
+        if waits:
+            waits.popleft().set_result(value)
+        else:
+            self._mail.setdefault(name, deque()).append(value)
 
     def start_timer(self, delay_seconds: float, handle: asyncio.TimerHandle) -> None:
         """The loop's ``call_later``: a durable timer."""

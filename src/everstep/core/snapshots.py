@@ -24,6 +24,7 @@ from everstep.events import (
     ChildSucceeded,
     DeadlinePassed,
     Event,
+    NoteRecorded,
     RunCancelled,
     RunClaimed,
     RunCreated,
@@ -32,6 +33,10 @@ from everstep.events import (
     RunPaused,
     RunResumed,
     RunSucceeded,
+    SignalAwaited,
+    SignalReceived,
+    SignalWaitCancelled,
+    StatePublished,
     StepCancelled,
     StepCompleted,
     StepFailed,
@@ -77,7 +82,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
         version: Number of the entry that this is the state after.
         status: Where it stood.
         current_step: The execution pointer.
-        payload: ``{"arguments": …, "steps": {"charge": result, "charge#2": …}, "result": …}`` as plain JSON values.
+        payload: What the workflow published with ``es.state``, by name, as plain JSON values. If it published nothing:
+            ``{"arguments": …, "steps": {"charge": result, "charge#2": …}, "result": …}``.
         checkpoints: Every finished step so far, in order.
         error: Why it failed, was paused or given up, if it was.
         hash: Hash of the entry.
@@ -129,7 +135,7 @@ def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None) -
         version=last.version,
         status=run.status if newest else state.status,
         current_step=Pointer(state.open_step(), state.cursor),
-        payload=state.payload,
+        payload=state.states or state.payload,
         checkpoints=tuple(state.checkpoints),
         error=state.error,
         hash=last.hash.hex(),
@@ -142,6 +148,7 @@ class _Fold:
     def __init__(self) -> None:
         self.status = Status.QUEUED
         self.payload: dict[str, Any] = {"arguments": {}, "steps": {}}
+        self.states: dict[str, Any] = {}
         self.checkpoints: list[Checkpoint] = []
         self.error: ErrorRecord | None = None
         self.cursor = 0
@@ -183,7 +190,11 @@ class _Fold:
                 self.status, self.error = Status.PAUSED, ErrorRecord("everstep.errors.RunPaused", reason)
             case RunDied(reason=reason):
                 self.status, self.error = Status.DEAD, ErrorRecord("everstep.errors.RunDead", reason)
-            case TimerStarted() | TimerCancelled() | TimerFired() | CancelRequested() | DeadlinePassed():
+            case StatePublished(name=name, value=value):
+                self.states[name] = msgspec.json.decode(value)
+            case TimerStarted() | TimerCancelled() | TimerFired() | CancelRequested() | DeadlinePassed() | NoteRecorded():
+                pass  # These change what the run waits for (or say why), not what it has.
+            case SignalReceived() | SignalAwaited() | SignalWaitCancelled():
                 pass  # These change what the run waits for, not what it has.
             case _:
                 assert_never(event)

@@ -43,10 +43,14 @@ from everstep.events import (
     DeadlinePassed,
     Event,
     Input,
+    NoteRecorded,
     RunCancelled,
     RunFailed,
     RunPaused,
     RunSucceeded,
+    SignalAwaited,
+    SignalWaitCancelled,
+    StatePublished,
     StepCancelled,
     StepCompleted,
     StepFailed,
@@ -358,6 +362,8 @@ class Driver:
                         alarm.cancel()
                 case ChildStarted() | ChildCancelled():
                     pass  # The child, or the message to it, was part of the entry.
+                case SignalAwaited() | SignalWaitCancelled() | StatePublished() | NoteRecorded():
+                    pass  # These are done by being recorded.
         self._watch_deadline()
 
     def _continue(self, rows: dict[str, AttemptRecord], ended: Container[str]) -> None:
