@@ -132,3 +132,24 @@ async def outside() -> None:
 def script() -> None:
     assert_type(es.run(checkout(Order("42", 1), note="gift"), id="order-42"), tuple[str, bytes])
     assert_type(es.run(inside(), timeout=5), float)
+
+
+approval = es.signal("approval", bool)
+progress = es.state("progress", int)
+
+
+@es.workflow
+async def talking() -> bool | None:
+    assert_type(await approval.wait(), bool)
+    assert_type(progress.get(), int | None)
+    async for answer in approval:
+        assert_type(answer, bool)
+        progress.set(1)
+        es.note("answered", answer)
+        break
+    assert_type(await es.condition(lambda: True, timeout=5), bool)
+    return await approval.wait(timeout=5, default=None)
+
+
+async def telling(handle: es.Handle[bool | None]) -> None:
+    await handle.send(approval, True, key="1")

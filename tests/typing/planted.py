@@ -135,3 +135,22 @@ async def inside() -> None:
     moment: float = es.now()  # error
     es.current().attempts  # error
     print(moment)
+
+# --- talking ---
+
+approval = es.signal("approval", bool)
+progress = es.state("progress", int)
+
+
+@es.workflow
+async def talking() -> None:
+    answer: str = await approval.wait()  # error
+    perhaps: bool = await approval.wait(timeout=5, default=None)  # error
+    progress.set("half")  # error
+    done: str = progress.get()  # error
+    print(answer, perhaps, done)
+
+
+async def telling(handle: es.Handle[None]) -> None:
+    await handle.send(approval, "yes")  # error
+    await handle.send("approval", True)  # error
