@@ -24,6 +24,7 @@ from everstep.events import (
     ChildRefused,
     DeadlinePassed,
     RunPaused,
+    SignalReceived,
     StepOutcomeUnknown,
     encode_event,
 )
@@ -103,6 +104,29 @@ async def stopped() -> None:
         await tell("goodbye")
 
 
+answer = es.signal("answer", str)
+stage = es.state("stage", int)
+
+
+@es.workflow(version="golden")
+async def conversation() -> list[str]:
+    stage.set(1)
+    heard = [await answer.wait(), await answer.wait(timeout=60)]
+    es.note("heard", heard)
+    heard.append(await answer.wait(timeout=5, default="nothing"))
+    stage.set(2)
+    waiting = asyncio.create_task(_listen(heard))
+    await es.condition(lambda: len(heard) == 4)
+    await waiting
+    return [*heard, await tell(f"{stage.get()}")]
+
+
+async def _listen(heard: list[str]) -> None:
+    async for each in answer:
+        heard.append(each)
+        return
+
+
 class Line(msgspec.Struct, frozen=True):
     """One entry of a golden journal, for eyes: its events stand in the file exactly as they were hashed."""
 
@@ -121,7 +145,7 @@ class Golden(msgspec.Struct, frozen=True):
     entries: list[Line]
 
 
-WORKFLOWS: dict[str, es.Workflow[..., Any]] = {each.name: each for each in (order, late, stopped)}
+WORKFLOWS: dict[str, es.Workflow[..., Any]] = {each.name: each for each in (order, late, stopped, conversation)}
 
 
 def read(name: str) -> tuple[es.Workflow[..., Any], list[Entry]]:
@@ -135,7 +159,9 @@ def read(name: str) -> tuple[es.Workflow[..., Any], list[Entry]]:
 
 
 def write(name: str, run: Run) -> None:
-    """Keep a journal."""
+    """Keep a journal, unless there is one: an older one is never replaced."""
+    if (FOLDER / f"{name}.json").exists():
+        return
     lines = [Line(e.version, e.epoch, e.at, e.drained, e.hash.hex(), msgspec.Raw(e.events)) for e in run.entries]
     rows = ",\n".join(msgspec.json.encode(line).decode() for line in lines)
     (FOLDER / f"{name}.json").write_text(f'{{"workflow":"{run.workflow.name}","entries":[\n{rows}\n]}}\n', encoding="utf-8")
@@ -174,6 +200,15 @@ def record() -> None:
     run.feed(CancelRequested("enough"), seconds=5)
     run.finish().check_replays()
     write("stopped", run)
+
+    run = Run(conversation())
+    run.begin(SignalReceived("answer", msgspec.Raw(b'"early"')))
+    run.feed(SignalReceived("answer", msgspec.Raw(b'"second"'), "key-1"), seconds=1)
+    run.claim_after_death()
+    run.feed(run.fired(), seconds=5)
+    run.feed(SignalReceived("answer", msgspec.Raw(b'"fourth"')), SignalReceived("answer", msgspec.Raw(b'"unread"')))
+    run.finish().check_replays()
+    write("conversation", run)
 
 
 def pause(run: Run) -> None:
