@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, get_args, overload
@@ -182,6 +181,12 @@ class Handle(Generic[R_co]):
                 run_id=self.run_id,
             )
 
+    async def journal(self) -> list[Entry]:
+        """The entries as they are stored, verified, oldest first: what ``everstep.testing.replay`` takes."""
+        run, entries = await self._client.load_journal(self.run_id)
+        verify_chain(entries, run_key=run.run_key, run_id=run.run_id)
+        return entries
+
     async def cancel(self, reason: str = "", *, actor: str = "") -> bool:
         """Ask the run to stop: it gets a CancelledError at its next await, and may clean up. Safe to repeat.
 
@@ -209,6 +214,7 @@ class Client:
         self.store = open_store(store) if isinstance(store, str) else store
         self._opened = False
         self._opening = asyncio.Lock()
+        self._poll_seconds_max = POLL_SECONDS_MAX
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -308,14 +314,16 @@ class Client:
 
     async def wait_until_rest(self, run_id: str, timeout: float | None) -> Ending:
         """Wait until a run has an outcome, or cannot get one by itself."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
         while True:
             run = await self.get(run_id)
             if run.status.is_at_rest:
                 return run
             if run.status is Status.PAUSED:
                 return await self._pause_of(run)
-            left = POLL_SECONDS_MAX if deadline is None else min(POLL_SECONDS_MAX, deadline - time.monotonic())
+            left = self._poll_seconds_max
+            if deadline is not None:
+                left = min(left, deadline - asyncio.get_running_loop().time())
             if left <= 0:
                 raise RunTimeout(
                     f"run {run_id} has no result after {timeout:g} s; it is {run.status} at {run.step or 'its beginning'}. "

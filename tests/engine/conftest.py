@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 
-from tests.engine.support import VirtualLoop, World, a_world, engine_on, virtual_loop
+from tests.engine.support import VirtualLoop, World, a_world
 
 
 def pytest_asyncio_loop_factories(
@@ -20,6 +20,5 @@ def pytest_asyncio_loop_factories(
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    with engine_on(virtual_loop()):
-        async with a_world() as world:
-            yield world
+    async with a_world() as world:
+        yield world

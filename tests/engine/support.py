@@ -15,23 +15,14 @@ something that can never happen is told so, instead of hanging.
 from __future__ import annotations
 
 import asyncio
-import selectors
-import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
-import pytest
-
-from everstep import client
 from everstep.client import Client
 from everstep.definitions import Workflow
-from everstep.engine import leases, steps, worker
 from everstep.engine.engine import Engine
 from everstep.errors import StoreUnavailable
 from everstep.events import Event, StepCompleted, StepScheduled, TimerFired, TimerStarted
@@ -39,113 +30,28 @@ from everstep.journal import Entry, verify_chain
 from everstep.records import Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
 from everstep.stores.base import ClaimRequest, Claims, Created, Exists, NewRun, Outcome, RunFilter, Store, Write
 from everstep.stores.memory import MemoryStore
+from everstep.testing.virtual import Stuck, VirtualTime
 
 T = TypeVar("T")
-
-STARTED_AT: Micros = 1_800_000_000_000_000
-"""What the store's clock says when a test begins: some day in 2027."""
-STUCK_SECONDS = 10.0
-"""Real seconds after which a test that only lets virtual time pass is taken to wait for what will never happen."""
 
 
 # --- time -----------------------------------------------------------------------------------------------------------
 
 
-class Stuck(AssertionError):
-    """Nothing is left that could ever happen, and the test still waits."""
-
-
-class Clock:
-    """Virtual time. ``seconds`` is what the loop and leases see; ``shift`` is how far the store's clock was set."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.shift: Micros = 0
-
-    def now(self) -> Micros:
-        return STARTED_AT + round(self.seconds * 1e6) + self.shift
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
-class _JumpingSelector(selectors.DefaultSelector):
-    """Waits by letting the clock jump. Really waits only for threads that are at work."""
-
-    loop: VirtualLoop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
-        if ready or (timeout is not None and timeout <= 0):
-            return ready
-        if self.loop.threads_at_work and not self.loop.jumps_over_threads:
-            return super().select(0.05)
-        if timeout is None or time.perf_counter() - self.loop.began > STUCK_SECONDS:
-            raise Stuck(f"nothing happens any more; it is {self.loop.clock.seconds:.3f} s")
-        self.loop.clock.seconds += timeout
-        return []
-
-
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on virtual time.
-
-    Attributes:
-        clock: Its time.
-        threads_at_work: Bodies that run in threads; time stands still for them.
-        jumps_over_threads: Do not wait for threads any more: they are stuck on purpose.
-    """
+    """An event loop that is on virtual time from the start."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
-        self.began = time.perf_counter()
-        self.threads_at_work: set[Future[Any]] = set()
-        self.jumps_over_threads = False
-        selector = _JumpingSelector()
-        selector.loop = self
-        super().__init__(selector)
-
-    def time(self) -> float:
-        return self.clock.seconds
+        super().__init__()
+        self.virtual = VirtualTime(self)
+        self.virtual.install()
 
 
-class CountedThreads(ThreadPoolExecutor):
-    """A thread pool that tells the virtual loop when its threads are at work."""
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        loop = asyncio.get_running_loop()
-        future = super().submit(fn, *args, **kwargs)
-        if isinstance(loop, VirtualLoop):
-            loop.threads_at_work.add(future)
-            # Later, so that whoever waits for the future has been called before time may move.
-            loop.call_soon(future.add_done_callback, partial(_rest, loop))
-        return future
-
-
-def _rest(loop: VirtualLoop, done: Future[Any]) -> None:
-    with suppress(RuntimeError):  # the test is over
-        loop.call_soon_threadsafe(loop.call_soon, loop.threads_at_work.discard, done)
-
-
-def virtual_time(clock: Clock) -> SimpleNamespace:
-    """Stands in for the module ``time`` in modules of the engine."""
-    return SimpleNamespace(monotonic=clock.monotonic, perf_counter=time.perf_counter, time=time.time, time_ns=time.time_ns)
-
-
-@contextmanager
-def engine_on(loop: VirtualLoop) -> Generator[None, None, None]:
-    """Let the engine's modules see the loop's time, and its threads be counted."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (client, leases, steps, worker):
-            patch.setattr(module, "time", virtual_time(loop.clock), raising=False)
-        patch.setattr(steps, "ThreadPoolExecutor", CountedThreads)
-        yield
-
-
-def virtual_loop() -> VirtualLoop:
-    """The loop that the test runs on."""
+def virtual() -> VirtualTime:
+    """The time of the loop that the test runs on."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
-    return loop
+    return loop.virtual
 
 
 async def turns(count: int = 20) -> None:
@@ -324,7 +230,7 @@ class World:
     """One memory store on virtual time, and the engines and clients that use it."""
 
     def __init__(self, kind: type[MemoryStore] = MemoryStore) -> None:
-        self.loop = virtual_loop()
+        self.loop = virtual()
         self.clock = self.loop.clock
         self.store = kind(now=self.clock.now, monotonic=self.clock.monotonic)
         self._engines: list[Engine] = []
@@ -419,12 +325,7 @@ def kill(engine: Engine) -> None:
     """The engine's process dies: nothing of it runs or writes any more, and others can tell."""
     store, inside = link(engine), worker_of(engine)
     store.is_dead = True
-    for task in inside._tasks:
-        task.cancel()
-    inside.committer.close()
-    for driver in list(inside.active.values()):
-        driver._is_over = True
-        driver._stop_everything()
+    inside.die()
     inner: Any = store.inner
     if inside.worker_key in inner._workers:  # else it was given up long ago
         inner.kill(inside.worker_key)

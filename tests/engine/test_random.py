@@ -38,7 +38,7 @@ from everstep.events import (
 )
 from everstep.stores.base import Append, Landed, Outcome, RunFilter, Write
 from everstep.stores.memory import MemoryStore
-from tests.engine.support import VirtualLoop, World, a_world, engine_on, freeze, kill, link, thaw, turns, worker_of
+from tests.engine.support import VirtualLoop, World, a_world, freeze, kill, link, thaw, turns, worker_of
 
 SEEDS = [int(os.environ["EVERSTEP_SEED"])] if "EVERSTEP_SEED" in os.environ else list(range(200))
 PATIENCE_SECONDS = 100_000.0
@@ -332,8 +332,7 @@ async def check(world: World, store: CheckedStore) -> None:
 def weather(seed: int) -> None:
     loop = VirtualLoop()
     try:
-        with engine_on(loop):
-            loop.run_until_complete(storm(seed))
+        loop.run_until_complete(storm(seed))
     finally:
         for task in asyncio.all_tasks(loop):
             task.cancel()

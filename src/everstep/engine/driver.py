@@ -130,6 +130,7 @@ class Driver:
         self._deadline: Alarm | None = None
         self._kept: set[str] = set()
         self._unreadable = ""
+        self._is_draining = False
 
     @property
     def run_id(self) -> str:
@@ -221,6 +222,11 @@ class Driver:
     def abandon(self) -> None:
         """Somebody else owns the run: stop everything, write nothing."""
         self._leave(None, None)
+
+    def drain(self) -> None:
+        """Begin nothing new: give the run back as soon as no body of it is being executed."""
+        self._is_draining = True
+        self._hand_back_if_idle()
 
     def hand_back(self) -> None:
         """Give the run back as it stands, to be claimed by anybody at once. Bodies are cancelled; their attempts are kept."""
@@ -339,6 +345,7 @@ class Driver:
         else:
             self._obey(activation.commands)
             self._go()
+            self._hand_back_if_idle()
 
     # --- obeying an entry that has landed ---------------------------------------------------------------------------------
 
@@ -381,6 +388,8 @@ class Driver:
         self._watch_deadline()
 
     def _start_step(self, operation: Operation, row: AttemptRecord | None) -> None:
+        if self._is_draining:
+            return  # Whoever claims the run next begins it: an at-most-once step above all must not be begun only to be cut off.
         tools = self._host.tools
         now = 0 if row is None else tools.now()
         plan = plan_attempt(row, scheduled_after=operation.recoveries, recoveries=self.recoveries, now=now)
@@ -407,6 +416,10 @@ class Driver:
         self._steps.pop(event.key, None)
         self.deliver(event)
 
+    def interrupted(self) -> None:
+        """The program is ending around a step: the run goes on elsewhere."""
+        self.hand_back()
+
     def waits(self, record: AttemptRecord) -> None:
         """A step failed and will be tried again: its row is written before the wait, and the run may leave memory for it."""
         if self._is_over:
@@ -422,6 +435,10 @@ class Driver:
 
     def _wake_at_if_parked(self) -> Micros | None:
         return wake_at_if_parked(self._program, self._steps, self.facts.deadline_at, self._host.tools.now())
+
+    def _hand_back_if_idle(self) -> None:
+        if self._is_draining and not (self._is_over or self._in_flight or self.is_busy):
+            self.hand_back()
 
     def _park_if_waiting(self) -> None:
         if not (self._is_over or self._in_flight or self._inputs):

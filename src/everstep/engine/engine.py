@@ -16,7 +16,7 @@ from everstep.client import Client, Ending, Handle, OnConflict, check_joinable, 
 from everstep.definitions import Call, Registry, Workflow
 from everstep.engine.driver import Driver
 from everstep.engine.facts import Ended
-from everstep.engine.worker import Worker
+from everstep.engine.worker import IDLE_SECONDS_MAX, Worker
 from everstep.errors import EngineClosed, PayloadTooLarge, UsageError
 from everstep.records import RunRecord
 from everstep.stores.base import LEASE_SECONDS_DEFAULT, Exists, Fenced, Refused, Store
@@ -63,6 +63,8 @@ class Engine(Client):
         self._grace = grace
         self._worker: Worker | None = None
         self._is_closed = False
+        self._random = random.Random()
+        self._idle_seconds_max = IDLE_SECONDS_MAX
         self._drained: asyncio.Event | None = None
         self._life = asyncio.Lock()
 
@@ -91,7 +93,8 @@ class Engine(Client):
                 run_max=self._concurrency,
                 thread_max=self._threads,
                 lease_seconds=self._lease_seconds,
-                random=random.Random(),
+                random=self._random,
+                idle_seconds_max=self._idle_seconds_max,
             )
             await worker.start()
             self._worker = worker

@@ -9,7 +9,6 @@ lengthen it.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 
 from everstep.errors import StoreUnavailable
@@ -44,10 +43,10 @@ class LeaseKeeper:
 
     @property
     def _trusted_seconds(self) -> float:
-        return self._sent_at + self._lease_seconds * TRUSTED_FRACTION - time.monotonic()
+        return self._sent_at + self._lease_seconds * TRUSTED_FRACTION - asyncio.get_running_loop().time()
 
     def begin(self, sent_at: float) -> None:
-        """A new token was enlisted; the request for it was sent at this instant of the monotonic clock."""
+        """A new token was enlisted; the request for it was sent at this instant of the loop's clock."""
         self._sent_at = sent_at
 
     async def keep(self, worker_key: Callable[[], WorkerKey]) -> None:
@@ -61,7 +60,7 @@ class LeaseKeeper:
 
     async def _renew(self, worker_key: WorkerKey) -> bool:
         """False once the lease is lost, or can no longer be trusted to be ours."""
-        sent_at = time.monotonic()
+        sent_at = asyncio.get_running_loop().time()
         try:
             # An answer that does not come is as bad as a refusal: what is running must stop before the lease ends. A process
             # that was frozen asks nevertheless, briefly: perhaps nobody has noticed.

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
-from everstep.definitions import Call, Workflow, workflows_near
+from everstep.definitions import Call, Workflow, require_call, workflows_near
 from everstep.engine.engine import Engine
 from everstep.errors import UsageError
+from everstep.ids import new_run_id
 from everstep.stores.base import Store
 
 R = TypeVar("R")
@@ -22,6 +23,8 @@ URL_VARIABLE = "EVERSTEP_URL"
 
 def run(call: Call[R], *, id: str | None = None, store: str | Store | None = None, timeout: float | None = None) -> R:  # noqa: A002
     """Run a workflow to its end and return its result. Kill it at any point, run it again: it goes on where it stopped.
+
+    It drives this run and its children, and nothing else that the store may hold.
 
     With an ``id`` it joins: a run that was interrupted is resumed, one that has finished gives its result at once.
 
@@ -36,20 +39,36 @@ def run(call: Call[R], *, id: str | None = None, store: str | Store | None = Non
         RunConflict: The id belongs to another start.
         UsageError: Called inside a running event loop: use ``async with es.Engine(…)`` there.
     """
+    require_call(call, "es.run")
+    try:
+        if _is_inside_a_loop():
+            raise UsageError(
+                "es.run was called inside a running event loop. Nothing was started. Use 'async with es.Engine(…)' there."
+            )
+        run_id = new_run_id() if id is None else id
+        return asyncio.run(_run(call, run_id, store or default_url(), timeout))
+    except KeyboardInterrupt as interrupt:
+        if id is not None:
+            interrupt.add_note(f"run {id} is kept as far as it got: run the program again, and it goes on from there.")
+        raise
+    finally:
+        call.close()  # If it came to nothing, its author must not be told to await it.
+
+
+async def _run(call: Call[R], run_id: str, store: str | Store, timeout: float | None) -> R:
+    definition = call.definition
+    known: list[Workflow[..., Any]] = workflows_near(definition) if isinstance(definition, Workflow) else []
+    async with Engine(store, known, only=run_id) as engine:
+        handle = await engine.start(call, id=run_id)
+        return await handle.result(timeout)
+
+
+def _is_inside_a_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(_run(call, id, store or default_url(), timeout))
-    call.close()
-    raise UsageError("es.run was called inside a running event loop. Nothing was started. Use 'async with es.Engine(…)' there.")
-
-
-async def _run(call: Call[R], run_id: str | None, store: str | Store, timeout: float | None) -> R:
-    definition = call.definition
-    known: list[Workflow[..., Any]] = workflows_near(definition) if isinstance(definition, Workflow) else []
-    async with Engine(store, known) as engine:
-        handle = await engine.start(call, id=run_id)
-        return await handle.result(timeout)
+        return False
+    return True
 
 
 def default_url() -> str:

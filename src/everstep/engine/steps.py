@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import time
 from asyncio import CancelledError
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -76,17 +75,20 @@ class ThreadPool:
         await self._free.acquire()
         try:
             begin()
-            future = self._executor.submit(contextvars.copy_context().run, _outcome_of, function)
+            # Asked of the loop rather than of the pool: a loop on virtual time then knows that a thread is at work.
+            ended: Future[None] = Future()
+            body = partial(_outcome_of, function, ended)
+            outcome = asyncio.get_running_loop().run_in_executor(self._executor, contextvars.copy_context().run, body)
         except BaseException:
             self._free.release()
             raise
         try:
-            return await asyncio.wrap_future(future)
+            return await outcome
         finally:
-            if future.done():
+            if ended.done() or ended.cancel():  # It can be cancelled only before a thread has begun with it.
                 self._free.release()
             else:
-                self._lose(future, name)
+                self._lose(ended, name)
 
     def leave_behind(self, task: asyncio.Task[None], name: str) -> None:
         """A body that goes on although it was told to stop: nobody waits for it any more."""
@@ -110,11 +112,15 @@ class ThreadPool:
         self._free.release()
 
 
-def _outcome_of(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+def _outcome_of(function: Callable[[], Any], ended: Future[None]) -> tuple[Any, BaseException | None]:
+    if not ended.set_running_or_notify_cancel():
+        return None, None
     try:
         return function(), None
     except BaseException as error:  # noqa: BLE001  # whatever a body raises is its outcome
         return None, error
+    finally:
+        ended.set_result(None)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[[Future[Any]], None], future: Future[Any]) -> None:
@@ -138,6 +144,10 @@ class StepHost(Protocol):
         """The step has its outcome."""
         ...
 
+    def interrupted(self) -> None:
+        """The program is ending around the step."""
+        ...
+
     def waits(self, record: AttemptRecord) -> None:
         """The step will be tried again: write the row before the wait."""
         ...
@@ -153,6 +163,7 @@ class Tools:
         random: Source of jitter.
         base_context: Context that every body starts from: that of the program that opened the engine.
         loop: The host's event loop.
+        is_ending: Whether asyncio is cancelling everything, because the program ends without having closed its engine.
     """
 
     now: Callable[[], Micros]
@@ -160,6 +171,7 @@ class Tools:
     random: Random
     base_context: contextvars.Context
     loop: asyncio.AbstractEventLoop
+    is_ending: Callable[[], bool]
 
 
 class StepRun:
@@ -306,7 +318,7 @@ class StepRun:
         """A heartbeat of one attempt. One that was given up may still beat, and is not taken for the one that runs."""
         if attempt != self._plan.attempt:
             return
-        self._beat_at = time.monotonic()
+        self._beat_at = self._tools.loop.time()
         if details is not None:
             self._details = details
             self.is_dirty = True
@@ -339,6 +351,11 @@ class StepRun:
                 body = partial(definition.function, *args, **kwargs)
                 value, error = await self._tools.threads.run(body, definition.name, self._arm)
         except CancelledError as cancelled:
+            if not (self._is_stopped or self._expired) and self._tools.is_ending():
+                # The program is ending without closing its engine (a second Ctrl-C does that), so asyncio cancels everything.
+                # That is no outcome of the step: it is executed again when somebody goes on with the run.
+                self._host.interrupted()
+                return
             error = StepTimeout(self._expired, step=definition.name) if self._expired else cancelled
         except (KeyboardInterrupt, GeneratorExit):
             raise  # The program is being stopped.
@@ -385,7 +402,7 @@ class StepRun:
         definition, loop = self._definition, self._tools.loop
         if definition.timeout is None and definition.heartbeat_timeout is None:
             return
-        self._began_at, self._beat_at = datetime.now(UTC), time.monotonic()
+        self._began_at, self._beat_at = datetime.now(UTC), self._tools.loop.time()
         if definition.timeout is not None:
             why = f"step {definition.name} took longer than {definition.timeout:g} s"
             self._expiry = loop.call_later(definition.timeout, self._expire, why)
@@ -394,7 +411,7 @@ class StepRun:
 
     def _watch(self, seconds: float) -> None:
         """Look for heartbeats. They only leave a time behind, because they may come from a thread."""
-        left = self._beat_at + seconds - time.monotonic()
+        left = self._beat_at + seconds - self._tools.loop.time()
         if left <= 0:
             self._expire(f"step {self._definition.name} gave no heartbeat for {seconds:g} s")
         else:

@@ -16,7 +16,6 @@ import contextvars
 import logging
 import os
 import socket
-import time
 from contextlib import suppress
 from random import Random
 from typing import Any
@@ -72,11 +71,20 @@ class Worker:
     """
 
     def __init__(
-        self, store: Store, registry: Registry, *, run_max: int, thread_max: int, lease_seconds: float, random: Random
+        self,
+        store: Store,
+        registry: Registry,
+        *,
+        run_max: int,
+        thread_max: int,
+        lease_seconds: float,
+        random: Random,
+        idle_seconds_max: float = IDLE_SECONDS_MAX,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self.store = store
         self.active: dict[RunKey, Driver] = {}
-        self.tools = Tools(store.now, ThreadPool(thread_max), random, contextvars.copy_context(), asyncio.get_running_loop())
+        self.tools = Tools(store.now, ThreadPool(thread_max), random, contextvars.copy_context(), self._loop, self._is_ending)
         self.committer = Committer(store, random)
         self.turn = Turn()
         self.worker_key = 0
@@ -84,6 +92,7 @@ class Worker:
         self._registry = registry
         self._run_max = run_max
         self._lease_seconds = lease_seconds
+        self._idle_seconds_max = idle_seconds_max
         self._lease = LeaseKeeper(store, lease_seconds, before_renewal=self._keep_details, on_lost=self._start_over)
         self._by_id: dict[str, Driver] = {}
         self._run_count = 0
@@ -97,26 +106,27 @@ class Worker:
         self._suspect: Driver | None = None
         self._must_look = True
         self._may_have_stranded = False
-        self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stopped: asyncio.Future[None] = self._loop.create_future()
 
     # --- life -------------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Enlist, and begin to claim."""
-        sent_at = time.monotonic()
+        sent_at = self._loop.time()
         self.worker_key = await self.store.enlist(self.name, self._lease_seconds)
         self._lease.begin(sent_at)
-        loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(self._claim_for_ever(), name="everstep claims"),
-            loop.create_task(self._lease.keep(lambda: self.worker_key), name="everstep lease"),
+            self._loop.create_task(self._claim_for_ever(), name="everstep claims"),
+            self._loop.create_task(self._lease.keep(lambda: self.worker_key), name="everstep lease"),
         ]
 
     def drain(self) -> None:
-        """Take nothing new. What is being driven goes on."""
+        """Begin nothing new, neither runs nor steps. Each run is handed back as soon as no body of it is being executed."""
         self._is_draining = True
         self._must_look = True
         self._wake.set()
+        for driver in list(self.active.values()):
+            driver.drain()
 
     async def stop(self, grace_seconds: float) -> None:
         """Take nothing new, give running steps a moment, then hand every run back and retire."""
@@ -138,13 +148,32 @@ class Worker:
             await asyncio.wait(bodies, timeout=CLEAN_UP_SECONDS)
         self.committer.close()
         self._stopped.set_result(None)
+        if self.tools.threads.is_busy:
+            logger.warning("a plain function still runs in a thread, and Python waits for it; its outcome is not recorded, kill is safe")
         self.tools.threads.close()
         with suppress(StoreUnavailable):
             await self.store.retire(self.worker_key)
 
+    def die(self) -> None:
+        """Do what the sudden end of the process does: nothing of it runs or writes any more, and the store is told nothing.
+
+        For tests. Whoever calls it must also keep the worker's connection from writing. Safe to repeat.
+        """
+        self._is_draining = True
+        for task in self._tasks:
+            task.cancel()
+        self.committer.close()
+        for driver in list(self.active.values()):
+            driver.abandon()
+        self.tools.threads.close()
+
+    def _is_ending(self) -> bool:
+        """Whether asyncio is cancelling every task of the program, this worker's own among them."""
+        return any(task.done() or task.cancelling() for task in self._tasks)
+
     async def _wait_for_steps(self, grace_seconds: float) -> None:
-        until = time.monotonic() + grace_seconds
-        while (left := until - time.monotonic()) > 0:
+        until = self._loop.time() + grace_seconds
+        while (left := until - self._loop.time()) > 0:
             busy = [driver.ended for driver in self.active.values() if driver.is_busy]
             if not busy:
                 return
@@ -196,7 +225,7 @@ class Worker:
 
     async def wait_for(self, run_id: str, timeout: float) -> None:
         """Wait until a run is driven here, or something changed in the store, or the time is over."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[None] = self._loop.create_future()
         self._watchers.setdefault(run_id, []).append(future)
         try:
             await asyncio.wait([future], timeout=timeout)
@@ -293,7 +322,7 @@ class Worker:
     def _capacity(self) -> int:
         if self.tools.threads.is_exhausted or self._suspect is not None:
             return 0
-        if self._suspects_wait and self.active and time.monotonic() < self._makes_room_until:
+        if self._suspects_wait and self.active and self._loop.time() < self._makes_room_until:
             # A suspect needs a worker of its own: finish what there is first. But not for ever: what there is may take days,
             # and another worker may have taken the suspect meanwhile.
             return 0
@@ -316,7 +345,7 @@ class Worker:
             )
         )
         self._suspects_wait = claims.suspects_wait
-        self._makes_room_until = time.monotonic() + self._lease_seconds
+        self._makes_room_until = self._loop.time() + self._lease_seconds
         # What was not due by the store's own clock, but is by ours: ours is ahead. Asking again at once would be spinning.
         earliest = 0 if claims.runs else self.store.now() + CLOCK_MICROS
         for due_at in (claims.next_due_at, claims.next_expiry_at):
@@ -368,8 +397,8 @@ class Worker:
 
     async def _sleep(self) -> None:
         """Until a run is due, this process knows of something, or others changed the store."""
-        until = time.monotonic() + IDLE_SECONDS_MAX
-        while not self._must_look and (seconds := min(until - time.monotonic(), self._seconds_until_due())) > 0:
+        until = self._loop.time() + self._idle_seconds_max
+        while not self._must_look and (seconds := min(until - self._loop.time(), self._seconds_until_due())) > 0:
             self._wake.clear()
             changed = asyncio.ensure_future(self.store.wait_for_work(self.worker_key, seconds))
             woken = asyncio.ensure_future(self._wake.wait())
@@ -401,7 +430,7 @@ class Worker:
         while not new:
             # Until there is a new token the old one must not be renewed: it owns runs that nobody drives any more.
             try:
-                sent_at = time.monotonic()
+                sent_at = self._loop.time()
                 new = await self.store.enlist(self.name, self._lease_seconds)
             except StoreUnavailable:
                 await self._back_off()
