@@ -29,6 +29,7 @@ VERBS: Mapping[str, Verb] = {
     "start": Verb("start", "Start a run of a workflow."),
     "cancel": Verb("cancel", "Ask runs to stop; they may clean up."),
     "worker": Verb("worker", "Drive runs until told to stop."),
+    "check": Verb("check", "Find what would make workflow code differ on replay."),
     "verify": Verb("verify", "Check the hash chains of journals."),
 }
 ALIASES: Mapping[str, str] = {"ls": "runs"}
