@@ -20,8 +20,9 @@ from msgspec import Raw, Struct
 from everstep.codec import rebuild_error
 from everstep.core.snapshots import Snapshot, fold, instant
 from everstep.core.starting import describe_start, first_event, refuse_conflict
-from everstep.definitions import Call, Workflow
+from everstep.definitions import Call, Workflow, declared_errors, require_call
 from everstep.errors import (
+    InvalidStoreURL,
     RunCancelled,
     RunConflict,
     RunDead,
@@ -211,6 +212,8 @@ class Client:
     """
 
     def __init__(self, store: str | Store) -> None:
+        if not isinstance(store, str) and not hasattr(store, "commits_inline"):
+            raise InvalidStoreURL(f"{store!r} is no store. Nothing was opened. Give a URL such as 'sqlite:///orders.db'.")
         self.store = open_store(store) if isinstance(store, str) else store
         self._opened = False
         self._opening = asyncio.Lock()
@@ -263,6 +266,7 @@ class Client:
             UsageError: The call or an option is wrong.
             StoreUnavailable: Unknown whether it was started; start it again with the same id.
         """
+        require_call(call, "start")
         with closing_if_refused(call):
             await self.open()
             created = self._describe(call, id, tags, timeout, on_conflict)
@@ -460,7 +464,7 @@ def _result_of(run: Ending, workflow: Workflow[..., Any] | None) -> Any:
         case RunSucceeded(result=result):
             return workflow.result.decode(result) if workflow else msgspec.json.decode(result)
         case RunFailedEvent(error=record):
-            raise _failure(run, record) from rebuild_error(record, {})
+            raise _failure(run, record) from rebuild_error(record, declared_errors(workflow) if workflow else {})
         case RunCancelledEvent(reason=reason):
             because = f": {reason}" if reason else ""
             raise RunCancelled(f"run {run.run_id} was cancelled{because}. It has no result.", run_id=run.run_id)
@@ -490,7 +494,7 @@ def _failure(run: Ending, record: ErrorRecord) -> RunFailed | RunTimeout:
     kind = RunTimeout if record.type == "everstep.errors.RunTimeout" else RunFailed
     at = f" at {run.step}" if run.step else ""
     return kind(
-        f"run {run.run_id} failed{at}: {record.type}: {record.message}. What it finished is kept in its history: "
+        f"run {run.run_id} failed{at}: {record.type}: {record.message.rstrip('. ')}. What it finished is kept in its history: "
         f"everstep show {run.run_id}",
         run_id=run.run_id,
     )

@@ -21,8 +21,9 @@ from asyncio import (
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
+from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeAlias, TypeGuard, TypeVar, cast, overload
 
+from everstep import errors
 from everstep.ambient import step_scope
 from everstep.codec import ArgumentsCodec, ValueCodec, codec_for
 from everstep.errors import CallAlreadyUsed, UsageError
@@ -282,6 +283,23 @@ class Workflow(_Base, Generic[P, R]):
 Definition: TypeAlias = Step[..., Any] | Workflow[..., Any]
 
 
+def require_call(call: object, who: str) -> None:
+    """Return if it is a call.
+
+    Raises:
+        UsageError: It is a definition whose parentheses were forgotten, or something else.
+    """
+    if isinstance(call, Call):
+        return
+    if isinstance(call, _Base):
+        hint = f"Call it: {call.name}(…)."
+    else:
+        hint = "Give it the call of a function that is decorated with @es.workflow."
+    if inspect.iscoroutine(call):
+        call.close()
+    raise UsageError(f"{who} takes the call of a workflow, not {call!r}. Nothing was started. {hint}")
+
+
 class Registry:
     """The workflows that an engine knows, by name.
 
@@ -315,6 +333,22 @@ class Registry:
 
     def __iter__(self) -> Iterator[Workflow[..., Any]]:
         return iter(self._by_name.values())
+
+
+def declared_errors(definition: Definition) -> Mapping[str, type[BaseException]]:
+    """Exception types that a stored error of this definition may be rebuilt as, by qualified name.
+
+    Those of everstep, those that its retry policy names, and those that stand by name in its own module: they are in the
+    program already, so nothing is ever imported for the sake of stored data.
+    """
+    named = [value for value in definition.function.__globals__.values() if _is_error(value)]
+    ours = [value for value in vars(errors).values() if _is_error(value)]
+    policy = (*definition.retry.on, *definition.retry.give_up_on) if isinstance(definition, Step) else ()
+    return {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (*ours, *named, *policy)}
+
+
+def _is_error(value: object) -> TypeGuard[type[BaseException]]:
+    return isinstance(value, type) and issubclass(value, BaseException)
 
 
 def workflows_near(workflow: Workflow[..., Any]) -> list[Workflow[..., Any]]:

@@ -329,10 +329,56 @@ async def test_a_drained_engine_takes_nothing_new_and_serve_returns(world: World
     handle = await engine.start(many(3), id="c")
     await asyncio.sleep(60)
     assert ["queued", "queued"] == [await client.handle("b").status(), await handle.status()]
-    assert es.Status.SUCCEEDED is await client.handle("a").status()
+    assert es.Status.QUEUED is await client.handle("a").status(), "the step that ran is done, the next was not begun here"
+    assert 1 == (await world.completed("a"))["works"]
     await engine.close()
-    second = await world.engine(many)
+    second = await world.engine(many, job)
+    assert "last" == await second.handle("a", job).result()
     assert [3, 3] == [await second.handle(run_id, many).result() for run_id in ("b", "c")]
+
+
+async def test_closing_begins_no_further_steps(world: World) -> None:
+    """It waits for the body that runs and not for the rest of the workflow; an at-most-once step is not begun to be cut off."""
+    begun: list[str] = []
+
+    @es.step
+    async def prepare() -> None:
+        begun.append("prepare")
+        await asyncio.sleep(0.3)
+
+    @es.step(at_most_once=True)
+    async def pay() -> str:
+        begun.append("pay")
+        await asyncio.sleep(0.3)
+        return "paid"
+
+    @es.workflow
+    async def order() -> str:
+        await prepare()
+        return await pay()
+
+    first = await world.engine(order, grace=5)
+    await first.start(order(), id="a")
+    await turns()
+    await first.close()
+
+    assert ["prepare"] == begun
+    assert world.seconds < 0.4
+    second = await world.engine(order)
+    assert "paid" == await second.handle("a", order).result()
+
+
+async def test_an_engine_drives_nothing_but_the_run_it_is_for(world: World) -> None:
+    """``es.run`` must not execute somebody else's order because it lies in the same file."""
+    client = await world.client()
+    await client.start(many(3), id="mine")
+    await client.start(many(3), id="mine2")
+    await client.start(many(3), id="other")
+    engine = await world.engine(many, only="mine")
+
+    assert 3 == await engine.handle("mine", many).result()
+    await asyncio.sleep(60)
+    assert ["queued", "queued"] == [await client.handle(run_id).status() for run_id in ("mine2", "other")]
 
 
 async def test_an_engine_that_closes_while_the_store_is_away_does_close(world: World) -> None:

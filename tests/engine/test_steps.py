@@ -63,7 +63,7 @@ async def test_a_step_without_attempts_left_fails_with_its_cause(world: World) -
 
     with pytest.raises(es.RunFailed, match="failed after 3 attempts") as raised:
         await run(world, hopeless)
-    assert isinstance(raised.value.__cause__, es.RemoteError)
+    assert isinstance(raised.value.__cause__, es.StepFailed)
     assert 30 <= world.seconds < 30.1
 
 

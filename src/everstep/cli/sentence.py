@@ -69,7 +69,8 @@ def _active(story: Story, facts: Circumstances) -> str:
     if facts.status is Status.QUEUED and not story.takeovers:
         return f"{cancel}Not begun: {_waits_for_worker(facts)}"
     if not facts.owner and facts.wake_at is not None and facts.wake_at <= facts.now:
-        return f"{cancel}Due for {duration(facts.now - facts.wake_at)}: {_waits_for_worker(facts)}"
+        since = f"Due for {duration(facts.now - facts.wake_at)}" if facts.wake_at > 0 else "Due at once"
+        return f"{cancel}{since}: {_waits_for_worker(facts)}"
     return cancel + _waits(story.still_open(), facts)
 
 

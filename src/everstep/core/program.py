@@ -33,7 +33,7 @@ from everstep import errors
 from everstep.codec import Undecodable, describe_error, rebuild_error
 from everstep.core.loop import DeterministicLoop, ReplayFuture, new_loop
 from everstep.core.mismatch import diverged, same_command, slot_of
-from everstep.definitions import Call, Step, Workflow
+from everstep.definitions import Call, Step, Workflow, declared_errors
 from everstep.errors import NondeterminismError, RunDead, StepTimeout, UsageError
 from everstep.events import (
     NO_PAYLOAD,
@@ -310,7 +310,7 @@ class Program:
                     step=name,
                     attempt=attempt,
                 )
-                error.__cause__ = rebuild_error(record, _declared_errors(operation.definition))
+                error.__cause__ = rebuild_error(record, declared_errors(operation.definition))
                 return error
             case StepOutcomeUnknown():
                 return errors.StepOutcomeUnknown(
@@ -327,7 +327,7 @@ class Program:
         child = event.run_id if isinstance(event, ChildStarted) else ""
         kind = {"cancelled": errors.RunCancelled, "dead": RunDead}.get(status, errors.RunFailed)
         error = kind(f"child run {child} ended as {status}: {record.type}: {record.message}", run_id=child)
-        error.__cause__ = rebuild_error(record, {})
+        error.__cause__ = rebuild_error(record, declared_errors(self.workflow))
         return error
 
     # --- commands: called by user code, through the loop ------------------------------------------------------------------
@@ -507,11 +507,3 @@ def _user_line() -> str:
             return ""  # A callback: nothing further down asked for it.
         frame = frame.f_back
     return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}" if frame is not None else ""
-
-
-def _declared_errors(definition: Step[..., Any] | Workflow[..., Any]) -> dict[str, type[BaseException]]:
-    """Exception types that the definition names, by qualified name: the ones that a stored error may be rebuilt as."""
-    if not isinstance(definition, Step):
-        return {}
-    declared = (*definition.retry.on, *definition.retry.give_up_on)
-    return {f"{kind.__module__}.{kind.__qualname__}": kind for kind in declared}

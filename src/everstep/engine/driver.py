@@ -389,7 +389,7 @@ class Driver:
 
     def _start_step(self, operation: Operation, row: AttemptRecord | None) -> None:
         if self._is_draining:
-            return  # Whoever claims the run next begins it: an at-most-once step above all must not be begun only to be cut off.
+            return  # Whoever claims the run next begins it: an at-most-once step must not be begun only to be cut off.
         tools = self._host.tools
         now = 0 if row is None else tools.now()
         plan = plan_attempt(row, scheduled_after=operation.recoveries, recoveries=self.recoveries, now=now)

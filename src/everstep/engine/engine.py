@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeVar
 
 from everstep.client import Client, Ending, Handle, OnConflict, check_joinable, closing_if_refused, new_run
-from everstep.definitions import Call, Registry, Workflow
+from everstep.definitions import Call, Registry, Workflow, require_call
 from everstep.engine.driver import Driver
 from everstep.engine.facts import Ended
 from everstep.engine.worker import IDLE_SECONDS_MAX, Worker
@@ -36,7 +36,8 @@ class Engine(Client):
         threads: How many plain-function steps run at once.
         lease: Seconds after which a worker that gives no sign is taken to be dead. (A killed one on the same machine is noticed
             at once.)
-        grace: Seconds that running steps get to finish when the engine closes.
+        grace: Seconds that running steps get to finish when the engine closes; no new ones are begun meanwhile.
+        only: Drive the run of this id and its children, and nothing else that the store holds. Empty for all.
 
     Raises:
         InvalidStoreURL: The URL names no store.
@@ -52,6 +53,7 @@ class Engine(Client):
         threads: int = 32,
         lease: float = LEASE_SECONDS_DEFAULT,
         grace: float = GRACE_SECONDS_DEFAULT,
+        only: str = "",
     ) -> None:
         super().__init__(store)
         if concurrency < 1 or threads < 1 or not 0.1 <= lease < float("inf") or not 0 <= grace < float("inf"):
@@ -61,6 +63,7 @@ class Engine(Client):
         self._threads = threads
         self._lease_seconds = lease
         self._grace = grace
+        self._only = only
         self._worker: Worker | None = None
         self._is_closed = False
         self._random = random.Random()
@@ -95,6 +98,7 @@ class Engine(Client):
                 lease_seconds=self._lease_seconds,
                 random=self._random,
                 idle_seconds_max=self._idle_seconds_max,
+                family=self._only,
             )
             await worker.start()
             self._worker = worker
@@ -132,6 +136,7 @@ class Engine(Client):
         on_conflict: OnConflict = "join",
     ) -> Handle[R]:
         """Start a run, or join the one that has this id: see ``Client.start``. It begins here at once if there is room."""
+        require_call(call, "engine.start")
         with closing_if_refused(call):
             worker = await self._opened_worker()
             await worker.turn.wait()

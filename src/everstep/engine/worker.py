@@ -80,6 +80,7 @@ class Worker:
         lease_seconds: float,
         random: Random,
         idle_seconds_max: float = IDLE_SECONDS_MAX,
+        family: str = "",
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.store = store
@@ -91,6 +92,7 @@ class Worker:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._registry = registry
         self._run_max = run_max
+        self._family = family
         self._lease_seconds = lease_seconds
         self._idle_seconds_max = idle_seconds_max
         self._lease = LeaseKeeper(store, lease_seconds, before_renewal=self._keep_details, on_lost=self._start_over)
@@ -148,8 +150,10 @@ class Worker:
             await asyncio.wait(bodies, timeout=CLEAN_UP_SECONDS)
         self.committer.close()
         self._stopped.set_result(None)
-        if self.tools.threads.is_busy:
-            logger.warning("a plain function still runs in a thread, and Python waits for it; its outcome is not recorded, kill is safe")
+        if self.tools.threads.lost_count:
+            logger.warning(
+                "a plain function still runs in a thread, and Python waits for it to end. Killing the process is safe"
+            )
         self.tools.threads.close()
         with suppress(StoreUnavailable):
             await self.store.retire(self.worker_key)
@@ -267,6 +271,7 @@ class Worker:
         known = self._registry.get(workflow.name)
         if known is None or known.fingerprint != workflow.fingerprint:
             self._registry.add(workflow)
+            self.nudge()  # Runs of it may be waiting already, for somebody who knows it.
 
     def look(self) -> None:
         """Other runs have become due: children, for instance."""
@@ -342,6 +347,7 @@ class Worker:
                 workflows=self._registry.fingerprints(),
                 run_max=room,
                 alone=not self.active,
+                family=self._family,
             )
         )
         self._suspects_wait = claims.suspects_wait

@@ -159,12 +159,14 @@ class ClaimRequest(Struct, frozen=True, kw_only=True, gc=False):
         workflows: Fingerprint of its code, by the name of the workflow.
         run_max: At most this many runs.
         alone: The worker drives nothing now, so it may be given one suspect (and then only that one).
+        family: If given, only the run of this id and its descendants.
     """
 
     worker_key: WorkerKey
     workflows: Mapping[str, str]
     run_max: int
     alone: bool = False
+    family: str = ""
 
 
 class RunFilter(Struct, frozen=True, kw_only=True, gc=False):

@@ -359,7 +359,7 @@ class MemoryStore:
         drivable = [
             run.record
             for run in self._runs.values()
-            if rules.may_drive(request.workflows, run.record.workflow, run.record.refused_by)
+            if rules.may_drive(request, run.record.run_id, run.record.workflow, run.record.refused_by)
         ]
         orphans = [each for each in drivable if each.worker_key is not None and not self._is_alive(each.worker_key)]
         for orphan in sorted(orphans, key=lambda each: (each.worker_key, each.run_key)):

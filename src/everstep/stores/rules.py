@@ -15,7 +15,7 @@ settled here and nowhere else:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TypeAlias
 
 from msgspec import MsgspecError, Struct
@@ -275,9 +275,11 @@ def expiry_at(leases: Iterable[tuple[float, float]], monotonic: float, now: Micr
     return None if left is None else now + round(left * 1e6) + 1
 
 
-def may_drive(workflows: Mapping[str, str], workflow: str, refused_by: str) -> bool:
-    """The worker has the workflow, and its code has not refused this run."""
-    fingerprint = workflows.get(workflow)
+def may_drive(request: ClaimRequest, run_id: str, workflow: str, refused_by: str) -> bool:
+    """The worker has the workflow, its code has not refused this run, and it asked for such runs."""
+    if request.family and run_id != request.family and not run_id.startswith(f"{request.family}/"):
+        return False
+    fingerprint = request.workflows.get(workflow)
     return fingerprint is not None and (not refused_by or fingerprint not in refused_by.split())
 
 

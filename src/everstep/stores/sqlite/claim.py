@@ -40,19 +40,19 @@ SELECT min(wake_at) FROM (
 )
 """
 DUE: Final = """
-SELECT wake_at, run_key, deaths, max_recoveries, workflow, refused_by FROM runs
+SELECT wake_at, run_key, deaths, max_recoveries, run_id, workflow, refused_by FROM runs
 WHERE workflow = ?1 AND refused_by = '' AND worker_key IS NULL AND wake_at IS NOT NULL ORDER BY wake_at, run_key
 """
 REFUSED_BY_OTHERS: Final = """
-SELECT wake_at, run_key, deaths, max_recoveries, workflow, refused_by FROM runs
+SELECT wake_at, run_key, deaths, max_recoveries, run_id, workflow, refused_by FROM runs
 WHERE workflow = ?1 AND refused_by > '' AND refused_by < ?2 AND worker_key IS NULL AND wake_at IS NOT NULL
 UNION ALL
-SELECT wake_at, run_key, deaths, max_recoveries, workflow, refused_by FROM runs
+SELECT wake_at, run_key, deaths, max_recoveries, run_id, workflow, refused_by FROM runs
 WHERE workflow = ?1 AND refused_by > ?2 AND worker_key IS NULL AND wake_at IS NOT NULL
 ORDER BY wake_at, run_key
 """
 ORPHANS: Final = """
-SELECT run_key, deaths, max_recoveries, gone, was_alone, workflow, refused_by
+SELECT run_key, deaths, max_recoveries, gone, was_alone, run_id, workflow, refused_by
 FROM workers CROSS JOIN runs ON runs.worker_key = workers.worker_key AND runs.worker_key IS NOT NULL
 WHERE gone <> '' ORDER BY workers.worker_key, run_key
 """
@@ -121,13 +121,13 @@ def claim(tx: Tx, request: ClaimRequest, died: Iterable[tuple[workers.Worker, ru
 
 def _candidates(ask: Ask, request: ClaimRequest) -> Iterator[rules.Candidate]:
     """Read lazily: a queue of a million runs costs no more than one of ten."""
-    for key, deaths, recoveries, gone, was_alone, workflow, refused_by in ask(ORPHANS):
-        if rules.may_drive(request.workflows, workflow, refused_by):
+    for key, deaths, recoveries, gone, was_alone, run_id, workflow, refused_by in ask(ORPHANS):
+        if rules.may_drive(request, run_id, workflow, refused_by):
             yield rules.orphan(key, deaths, recoveries, gone, was_alone=bool(was_alone))
     queues = [ask(DUE, (workflow,)) for workflow in request.workflows]
     refused = [ask(REFUSED_BY_OTHERS, (name, code)) for name, code in request.workflows.items()]
-    for wake_at, key, deaths, recoveries, workflow, refused_by in merge(*queues, *refused):
-        if rules.may_drive(request.workflows, workflow, refused_by):
+    for wake_at, key, deaths, recoveries, run_id, workflow, refused_by in merge(*queues, *refused):
+        if rules.may_drive(request, run_id, workflow, refused_by):
             yield rules.Candidate(run_key=key, wake_at=wake_at, deaths=deaths, max_recoveries=recoveries)
 
 

@@ -139,7 +139,7 @@ class Writer:
         self._begin()
         try:
             answer = work(self.tx)
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._commit)
+            await _to_the_end(asyncio.get_running_loop().run_in_executor(self._thread, self._commit))
         except BaseException:
             self._roll_back()
             raise
@@ -166,3 +166,16 @@ class Writer:
         self._unattended.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited has it, or is gone
+
+
+async def _to_the_end(commit: asyncio.Future[None]) -> None:
+    """Wait for a commit in its thread even if we are cancelled meanwhile: nobody may touch the connection before it is over."""
+    cancelled = False
+    while not commit.done():
+        try:
+            await asyncio.wait([commit])
+        except asyncio.CancelledError:
+            cancelled = True
+    commit.result()
+    if cancelled:
+        raise asyncio.CancelledError
