@@ -159,9 +159,15 @@ async def test_a_pause_loses_neither_messages_nor_outcomes(world: World) -> None
     async def child_of_numbers() -> int:
         return 7
 
+    @es.step(name="charge")
+    async def charge_slowly(order_id: str, cents: int) -> str:
+        await asyncio.sleep(1)  # Its run keeps the first engine's only place, so the child is driven by the other.
+        executed.append(f"charge {cents}")
+        return f"receipt {order_id}"
+
     @es.workflow(name="parent")
     async def strict() -> str:
-        both = await asyncio.gather(child_of_numbers(), charge("42", 1999))
+        both = await asyncio.gather(child_of_numbers(), charge_slowly("42", 1999))
         return str(both)
 
     @es.workflow(name="parent")
