@@ -362,7 +362,7 @@ def main(seed: int | None = None, kills: int = 5, limit: int | None = None, dire
     """
     seed = secrets.randbelow(10_000) if seed is None else seed
     place = directory or Path(tempfile.mkdtemp(prefix="everstep-demo-"))
-    print(f"everstep demo: import airports, killed {kills} times (seed {seed})\n")
+    print(f"airports import, killed {kills} times (seed {seed})\n")
     try:
         reference = Job(place / "reference", limit).run()
         print(f"uninterrupted: {len(reference.recorded)} steps, {reference.target.rows} rows, {reference.seconds:.2f} s\n")
