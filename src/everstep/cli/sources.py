@@ -93,7 +93,7 @@ def _places_of(top: str) -> list[Path]:
         spec = importlib.util.find_spec(top)
     except ValueError:  # __main__ and its like: loaded, but from nowhere
         spec = None
-    if spec is None:
+    if spec is None or spec.name != top:  # __main__ once more: the command line itself, which nobody meant
         return []
     if spec.submodule_search_locations is not None:
         return [Path(place) for place in spec.submodule_search_locations]

@@ -70,11 +70,16 @@ def _report(text: str, attribute: str, *, hints: bool) -> Report:
         module = collect(ast.parse(text))
     everything = list(_each_once(module.functions()))
     has_attribute, roots = _asked_for(module, attribute, everything)
-    found = {finding for place in _places(module, roots) for finding in check_function(module, place)}
+    # Parts of a chain of calls begin at the same place: one finding for it is enough.
+    found = {
+        (finding.line, finding.column, finding.rule.id): finding
+        for place in _places(module, roots)
+        for finding in check_function(module, place)
+    }
     ignores = read_ignores(text)
     kept = [
         finding
-        for finding in (*found, *ignores.bad)
+        for finding in (*found.values(), *ignores.bad)
         if (hints or finding.rule.level is not Level.HINT) and not ignores.cover(finding)
     ]
     lines = text.split("\n")

@@ -30,7 +30,8 @@ _SET_TYPES = frozenset(
     for name in names.split()
 )
 # They hash by their ordinal in the loop, so a set of them has the same order on every replay.
-_ORDERED_IN_SETS = frozenset({"asyncio.Task", "asyncio.Future", "asyncio.tasks.Task", "asyncio.futures.Future"})
+_ORDERED_IN_SETS = frozenset({"asyncio.Task", "asyncio.Future", "everstep.Call"})
+_TASK_MAKERS = frozenset({"create_task", "ensure_future", "create_future", "shield"})
 _STARRED = frozenset({"workflow", "step", "transaction", "sleep", "sleep_until", "run", "now", "random", "uuid4"})
 
 
@@ -176,13 +177,20 @@ class Module:
     scope_of: dict[ast.AST, Scope]
     parent_of: dict[ast.AST, ast.AST]
     starred: list[str] = field(default_factory=list[str])
+    # Without these, `query = query.where(…)` written ten times would be followed in ten directions, ten times.
+    _known: dict[ast.expr, Meaning | None] = field(default_factory=dict[ast.expr, "Meaning | None"])
+    _kinds: dict[FunctionNode, Kind] = field(default_factory=dict[FunctionNode, Kind])
 
     # --- meanings -------------------------------------------------------------------------------------------------------------
 
     def meaning(self, node: ast.expr, depth: int = 0) -> Meaning | None:
         """What an expression is, if the module says so."""
-        if depth > _DEPTH_MAX:
-            return None
+        if node not in self._known:
+            self._known[node] = None  # What is defined by itself means nothing.
+            self._known[node] = self._find_meaning(node, depth) if depth <= _DEPTH_MAX else None
+        return self._known[node]
+
+    def _find_meaning(self, node: ast.expr, depth: int) -> Meaning | None:
         match node:
             case ast.Name(id=name):
                 return self.meaning_of_name(name, self.scope_of[node], depth)
@@ -222,11 +230,10 @@ class Module:
 
     def kind(self, node: FunctionNode, depth: int = 0) -> Kind:
         """What the decorators of a function make of it."""
-        for decorator in node.decorator_list:
-            kind = self._decorates(decorator, depth + 1)
-            if kind is not Kind.PLAIN:
-                return kind
-        return Kind.PLAIN
+        if node not in self._kinds:
+            kinds = (self._decorates(decorator, depth + 1) for decorator in node.decorator_list)
+            self._kinds[node] = next((kind for kind in kinds if kind is not Kind.PLAIN), Kind.PLAIN)
+        return self._kinds[node]
 
     def is_sync_surface(self, node: FunctionNode) -> bool:
         """Whether a workflow is one of ``everstep.sync``, where they are written with ``def``."""
@@ -333,7 +340,15 @@ class Module:
                 made = [element]
             case _:
                 return False
-        return bool(made) and all(_makes_task(one) for one in made)
+        return bool(made) and all(self._is_task(one, depth) for one in made)
+
+    def _is_task(self, node: ast.expr, depth: int) -> bool:
+        if not isinstance(node, ast.Call):
+            return False
+        function = self.meaning(node.func, depth + 1)
+        if isinstance(function, Function):
+            return function.kind is not Kind.PLAIN
+        return (node.func.attr if isinstance(node.func, ast.Attribute) else "") in _TASK_MAKERS
 
     def _starred(self, name: str) -> Meaning | None:
         for module in self.starred:
@@ -343,13 +358,6 @@ class Module:
 
 
 _SET_MAKERS = frozenset(["union", "intersection", "difference", "symmetric_difference", "copy"])
-
-
-def _makes_task(node: ast.expr) -> bool:
-    if not isinstance(node, ast.Call):
-        return False
-    name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id if isinstance(node.func, ast.Name) else ""
-    return name in {"create_task", "ensure_future", "create_future", "shield"}
 
 
 def _is_none(node: ast.expr) -> bool:

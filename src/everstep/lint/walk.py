@@ -206,7 +206,7 @@ def _names(at: _Looking, node: ast.AST) -> Iterator[Finding]:
             )
             if rule is not None and meaning.dotted.startswith("random.Random("):
                 shown = f"{shown}, of a generator that all runs share,"
-    elif meaning is None and is_called and isinstance(node, ast.Attribute):
+    if rule is None and is_called and isinstance(node, ast.Attribute) and not isinstance(meaning, Function):
         rule = METHODS.get(node.attr)
     if rule is not None:
         whole = parent if is_called and isinstance(parent, ast.Call) else node
