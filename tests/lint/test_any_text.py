@@ -90,7 +90,7 @@ def test_no_program_is_too_odd(module: list[str], body: list[str]) -> None:
     assert all(1 <= finding.line <= finding.end_line <= lines and finding.column >= 1 for finding in report.findings)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.text() | st.binary())
 def test_no_text_is_too_odd(source: str | bytes) -> None:
     """What is no Python is one finding."""
