@@ -228,6 +228,11 @@ BODIES = {
             x = await asyncio.gather(charge(order), return_exceptions=True)
         except (ValueError, Exception) as error:  # <- W15
             es.log.info(error)
+        try:
+            async with asyncio.TaskGroup() as group:
+                await charge(order)
+        except* Exception:  # <- W15
+            pass
         with contextlib.suppress(Exception):  # <- W15
             await charge(order)
         """,

@@ -372,7 +372,7 @@ def _last_operand(test: ast.expr) -> ast.expr:
 
 def _swallowed(at: _Looking, node: ast.AST) -> Iterator[Finding]:
     match node:
-        case ast.Try() if _awaits_step(at, node.body):
+        case ast.Try() | ast.TryStar() if _awaits_step(at, node.body):
             yield from _swallowing_handlers(at, node)
         case ast.With(items=items, body=body) if _awaits_step(at, body):
             for used in (item.context_expr for item in items):
@@ -388,7 +388,7 @@ def _suppresses_all(at: _Looking, node: ast.expr) -> bool:
     return any(at.dotted(given) in _CATCH_ALL for given in node.args)
 
 
-def _swallowing_handlers(at: _Looking, node: ast.Try) -> Iterator[Finding]:
+def _swallowing_handlers(at: _Looking, node: ast.Try | ast.TryStar) -> Iterator[Finding]:
     for handler in node.handlers:
         caught = list(_caught(handler))
         if any(_mentions_step_error(one) for one in caught):
