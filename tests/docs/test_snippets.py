@@ -1,4 +1,4 @@
-"""The README is held to its word: its Python blocks run as printed and type-check, its links lead somewhere."""
+"""The README and docs are held to their word: their Python blocks run as printed and type-check, their links lead somewhere."""
 
 import os
 import re
@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+TOP = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 SECONDS_MAX = 30
 
 
 def snippets() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    return [found for text in texts for found in re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)]
 
 
 def title(snippet: str) -> str:
@@ -50,11 +53,11 @@ def test_the_snippets_type_check_strictly(checker: list[str], tmp_path: Path) ->
     assert 0 == done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"])
-def test_a_link_into_the_repository_leads_somewhere(page: str) -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", (README.parent / page).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", [*PAGES, *(ROOT / name for name in TOP)], ids=lambda page: page.name)
+def test_a_link_into_the_repository_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
 
-    assert [] == [link for link in links if not (README.parent / link).exists()]
+    assert [] == [link for link in links if not (page.parent / link).exists()]
 
 
 def run(script: Path) -> subprocess.CompletedProcess[str]:

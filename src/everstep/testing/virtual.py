@@ -12,6 +12,7 @@ a test that waits for what can never happen is told so, instead of hanging.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -128,7 +129,7 @@ class VirtualTime:
 
     def _select(self, timeout: float | None = None) -> list[Any]:
         ready = self._really_select(0)
-        if ready or (timeout is not None and timeout <= 0):
+        if ready or getattr(self._loop, "_ready", None) or getattr(self._loop, "_stopping", False):
             return ready
         if self._must_wait_for_threads():
             return self._really_select(0.05)
@@ -165,7 +166,11 @@ class VirtualTime:
             raise Stuck(
                 f"nothing happens any more, and somebody still waits; {self.clock.seconds:.3f} virtual seconds have passed"
             )
+        before = self._time()
         self.clock.seconds += timeout
+        if self._time() <= before:
+            # After some months a float is coarser than what asyncio takes for the same instant, and its timer would not ring.
+            self.clock.seconds += 2 * math.ulp(before)
 
     def _run_in_executor(self, executor: Executor | None, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         future = (executor or self._default_executor()).submit(function, *args)

@@ -1,0 +1,108 @@
+"""
+One engine's connection to a store that it shares with others: every verb goes through one place, where a test can interfere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from everstep.journal import Entry
+from everstep.records import Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
+from everstep.stores.base import ClaimRequest, Claims, Created, Exists, NewRun, Outcome, RunFilter, Store, Write
+
+T = TypeVar("T")
+
+
+class Connection:
+    """See the module. It does nothing of its own; subclasses override ``ask``.
+
+    Attributes:
+        inner: The store.
+        is_dead: The process at this end is no more: nothing it asks has an effect, and nobody hears an answer.
+        worker_keys: What was enlisted through it.
+    """
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+        self.url = inner.url
+        self.commits_inline = inner.commits_inline
+        self.is_dead = False
+        self.worker_keys: list[WorkerKey] = []
+
+    async def ask(self, verb: str, arguments: tuple[Any, ...], act: Callable[[], Awaitable[T]]) -> T:
+        """Every verb but ``now`` and ``close``: ``act`` is what asks the store."""
+        if self.is_dead:
+            await asyncio.Event().wait()
+        return await act()
+
+    def now(self) -> Micros:
+        """See Store."""
+        return self.inner.now()
+
+    async def open(self) -> None:
+        """See Store."""
+        await self.ask("open", (), self.inner.open)
+
+    async def close(self) -> None:
+        """Retires what was enlisted here. The store itself stays open for the others."""
+        if not self.is_dead:
+            for worker_key in self.worker_keys:
+                await self.inner.retire(worker_key)
+
+    async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:
+        """See Store."""
+        worker_key = await self.ask("enlist", (name,), lambda: self.inner.enlist(name, lease_seconds))
+        self.worker_keys.append(worker_key)
+        return worker_key
+
+    async def heartbeat(self, worker_key: WorkerKey) -> bool:
+        """See Store."""
+        return await self.ask("heartbeat", (worker_key,), lambda: self.inner.heartbeat(worker_key))
+
+    async def retire(self, worker_key: WorkerKey) -> None:
+        """See Store."""
+        await self.ask("retire", (worker_key,), lambda: self.inner.retire(worker_key))
+
+    async def create(self, runs: Sequence[NewRun]) -> list[Created | Exists]:
+        """See Store."""
+        return await self.ask("create", (runs,), lambda: self.inner.create(runs))
+
+    async def claim(self, request: ClaimRequest) -> Claims:
+        """See Store."""
+        return await self.ask("claim", (request,), lambda: self.inner.claim(request))
+
+    async def commit(self, batch: Sequence[Write]) -> list[Outcome]:
+        """See Store."""
+        return await self.ask("commit", (batch,), lambda: self.inner.commit(batch))
+
+    async def post(self, run_id: str, message: Message) -> RunRecord | None:
+        """See Store."""
+        return await self.ask("post", (run_id, message), lambda: self.inner.post(run_id, message))
+
+    async def pull(self, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
+        """See Store."""
+        return await self.ask("pull", (worker_key,), lambda: self.inner.pull(worker_key))
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """See Store."""
+        return await self.ask("get", (run_id,), lambda: self.inner.get(run_id))
+
+    async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
+        """See Store."""
+        return await self.ask("load", (run_key,), lambda: self.inner.load(run_key, up_to))
+
+    async def workers(self) -> list[WorkerRecord]:
+        """See Store."""
+        return await self.ask("workers", (), self.inner.workers)
+
+    async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
+        """See Store."""
+        return await self.ask("wait_for_work", (worker_key,), lambda: self.inner.wait_for_work(worker_key, timeout))
+
+    # Last: below it, ``list`` means this method.
+
+    async def list(self, query: RunFilter) -> list[RunRecord]:
+        """See Store."""
+        return await self.ask("list", (query,), lambda: self.inner.list(query))

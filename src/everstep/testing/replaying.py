@@ -1,0 +1,47 @@
+"""
+Hold code to a journal that other code, or an older version of it, has recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from everstep.core.execution import Execution
+from everstep.core.starting import first_event
+from everstep.definitions import Workflow
+from everstep.errors import UsageError
+from everstep.events import Ending
+from everstep.journal import Entry
+
+
+def replay(journal: Iterable[Entry], workflow: Workflow[..., Any]) -> Ending | None:
+    """Replay a recorded journal against code. No step is executed and nothing is written. Safe to repeat.
+
+    Args:
+        journal: All entries of a run from its first: what ``await handle.journal()`` gives.
+        workflow: The code as it is now.
+
+    Returns:
+        How the run ended; None if the journal does not go that far.
+
+    Raises:
+        NondeterminismError: The code asks for something else; the message shows both sides.
+        CorruptJournal: The journal was altered.
+        UsageError: The journal is empty, or of another workflow.
+    """
+    entries = list(journal)
+    if not entries:
+        raise UsageError("replay: the journal is empty. Nothing was replayed. Give all entries: await handle.journal().")
+    created = first_event(entries[0].events)
+    if created.workflow != workflow.name:
+        raise UsageError(
+            f"replay: the journal of run {created.run_id} is of workflow {created.workflow}, not {workflow.name}. Nothing was "
+            f"replayed. Give the workflow that it was recorded by, under the name {created.workflow}."
+        )
+    execution = Execution(workflow, entries[0].run_key, created.run_id)
+    try:
+        execution.replay(entries)
+        return execution.program.ending
+    finally:
+        execution.program.evict()
