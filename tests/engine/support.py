@@ -27,9 +27,10 @@ from everstep.engine.engine import Engine
 from everstep.errors import StoreUnavailable
 from everstep.events import Event, StepCompleted, StepScheduled, TimerFired, TimerStarted
 from everstep.journal import Entry, verify_chain
-from everstep.records import Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
-from everstep.stores.base import ClaimRequest, Claims, Created, Exists, NewRun, Outcome, RunFilter, Store, Write
+from everstep.records import Micros, RunRecord
+from everstep.stores.base import Store
 from everstep.stores.memory import MemoryStore
+from everstep.testing.connection import Connection
 from everstep.testing.virtual import Stuck, VirtualTime
 
 T = TypeVar("T")
@@ -93,11 +94,10 @@ class Fault:
     when: Callable[..., bool] = lambda *_: True
 
 
-class FaultyStore:
+class FaultyStore(Connection):
     """One engine's connection to a store that it shares with others.
 
     Attributes:
-        inner: The store.
         counts: How often each verb was called.
         faults: What is to go wrong, first come first served.
         is_away: Everything raises StoreUnavailable.
@@ -105,15 +105,12 @@ class FaultyStore:
     """
 
     def __init__(self, inner: Store, *, inline: bool = True) -> None:
-        self.inner = inner
-        self.url = inner.url
+        super().__init__(inner)
         self.commits_inline = inline
         self.counts: Counter[str] = Counter()
         self.faults: list[Fault] = []
         self.is_away = False
-        self.is_dead = False
         self.skew: Micros = 0
-        self.worker_keys: list[WorkerKey] = []
         self._thawed = asyncio.Event()
         self._thawed.set()
 
@@ -134,17 +131,15 @@ class FaultyStore:
     def is_frozen(self) -> bool:
         return not self._thawed.is_set()
 
-    async def _ask(self, verb: str, arguments: tuple[Any, ...], act: Callable[[], Awaitable[T]]) -> T:
+    async def ask(self, verb: str, arguments: tuple[Any, ...], act: Callable[[], Awaitable[T]]) -> T:
         self.counts[verb] += 1
         if not self._thawed.is_set():
             await self._thawed.wait()
-        if self.is_dead:
-            await asyncio.Event().wait()  # The process is no more: nobody hears of the answer.
-        if self.is_away:
+        if self.is_away and not self.is_dead:
             raise StoreUnavailable(f"the store is away ({verb})")
-        fault = self._fault(verb, arguments)
+        fault = None if self.is_dead else self._fault(verb, arguments)
         if fault is None:
-            return await act()
+            return await super().ask(verb, arguments, act)
         if fault.delay:
             await asyncio.sleep(fault.delay)
         if fault.after:
@@ -165,62 +160,12 @@ class FaultyStore:
                 return fault
         return None
 
-    # The store contract.
-
     def now(self) -> Micros:
         return self.inner.now() + self.skew
 
-    async def open(self) -> None:
-        await self._ask("open", (), self.inner.open)
-
     async def close(self) -> None:
-        """Retires what was enlisted here. The store itself stays open for the others."""
-        if not (self.is_away or self.is_dead or self.is_frozen):
-            for worker_key in self.worker_keys:
-                await self.inner.retire(worker_key)
-
-    async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:
-        worker_key = await self._ask("enlist", (name,), lambda: self.inner.enlist(name, lease_seconds))
-        self.worker_keys.append(worker_key)
-        return worker_key
-
-    async def heartbeat(self, worker_key: WorkerKey) -> bool:
-        return await self._ask("heartbeat", (worker_key,), lambda: self.inner.heartbeat(worker_key))
-
-    async def retire(self, worker_key: WorkerKey) -> None:
-        await self._ask("retire", (worker_key,), lambda: self.inner.retire(worker_key))
-
-    async def create(self, runs: Sequence[NewRun]) -> list[Created | Exists]:
-        return await self._ask("create", (runs,), lambda: self.inner.create(runs))
-
-    async def claim(self, request: ClaimRequest) -> Claims:
-        return await self._ask("claim", (request,), lambda: self.inner.claim(request))
-
-    async def commit(self, batch: Sequence[Write]) -> list[Outcome]:
-        return await self._ask("commit", (batch,), lambda: self.inner.commit(batch))
-
-    async def post(self, run_id: str, message: Message) -> RunRecord | None:
-        return await self._ask("post", (run_id, message), lambda: self.inner.post(run_id, message))
-
-    async def pull(self, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
-        return await self._ask("pull", (worker_key,), lambda: self.inner.pull(worker_key))
-
-    async def get(self, run_id: str) -> RunRecord | None:
-        return await self._ask("get", (run_id,), lambda: self.inner.get(run_id))
-
-    async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
-        return await self._ask("load", (run_key,), lambda: self.inner.load(run_key, up_to))
-
-    async def workers(self) -> list[WorkerRecord]:
-        return await self._ask("workers", (), self.inner.workers)
-
-    async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
-        return await self._ask("wait_for_work", (worker_key,), lambda: self.inner.wait_for_work(worker_key, timeout))
-
-    # Last: below it, ``list`` means this method.
-
-    async def list(self, query: RunFilter) -> list[RunRecord]:
-        return await self._ask("list", (query,), lambda: self.inner.list(query))
+        if not (self.is_away or self.is_frozen):
+            await super().close()
 
 
 # --- the world of a test --------------------------------------------------------------------------------------------
