@@ -351,6 +351,51 @@ def _is_error(value: object) -> TypeGuard[type[BaseException]]:
     return isinstance(value, type) and issubclass(value, BaseException)
 
 
+def with_children(workflows: Iterable[Workflow[..., Any]]) -> list[Workflow[..., Any]]:
+    """These workflows, and those that their code names: the children that it may await.
+
+    Found in the names that the code and the plain functions it calls look up in their modules. A child that is chosen in
+    another way (out of a dictionary, say) has to be listed.
+    """
+    found: dict[int, Workflow[..., Any]] = {}
+    seen: set[int] = set()
+    left: list[object] = list(workflows)
+    while left:
+        value = left.pop(0)
+        function = value.function if isinstance(value, Workflow) else value
+        if not isinstance(function, types.FunctionType) or id(function) in seen:
+            continue
+        seen.add(id(function))
+        if isinstance(value, Workflow):
+            found[id(function)] = value
+        left += [each for each in _named_by(function) if isinstance(each, Workflow | types.FunctionType)]
+    return list(found.values())
+
+
+def _named_by(function: types.FunctionType) -> list[object]:
+    """What the names in a function's code stand for in its module, and in modules that it names."""
+    names = set(_names_in(function.__code__))
+    values = [function.__globals__[name] for name in sorted(names & function.__globals__.keys())]
+    values += [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
+    modules = [value for value in values if isinstance(value, types.ModuleType)]
+    return values + [vars(module)[name] for module in modules for name in sorted(names & vars(module).keys())]
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            yield from _names_in(const)
+
+
+def _is_empty(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018  # looking is how one finds out
+    except ValueError:
+        return True
+    return False
+
+
 def workflows_near(workflow: Workflow[..., Any]) -> list[Workflow[..., Any]]:
     """The workflow and all others in its module: what a script that runs one of them is able to drive."""
     others: list[Workflow[..., Any]] = [

@@ -111,10 +111,9 @@ def test_state_in_a_global_is_found() -> None:
         crash_everywhere(forgetful(), prepare=seen.clear)
 
 
-def test_a_child_that_the_engine_does_not_know_is_found() -> None:
-    """As in production: an engine that starts anew does not know what a waiting run has begun."""
-    with pytest.raises(AssertionError, match=r"order, killed after durable point .*: nothing happens any more"):
-        crash_everywhere(order(1))
+def test_a_child_that_is_awaited_by_name_need_not_be_listed() -> None:
+    """As in production: an engine that starts anew knows what a parked run may have begun."""
+    assert crash_everywhere(order(1)).kills > 0
 
 
 def test_only_calls_of_workflows_are_taken() -> None:

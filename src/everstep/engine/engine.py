@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeVar
 
 from everstep.client import Client, Ending, Handle, OnConflict, check_joinable, closing_if_refused, new_run
-from everstep.definitions import Call, Registry, Workflow, require_call
+from everstep.definitions import Call, Registry, Workflow, require_call, with_children
 from everstep.engine.driver import Driver
 from everstep.engine.facts import Ended
 from everstep.engine.worker import IDLE_SECONDS_MAX, Worker
@@ -31,7 +31,7 @@ class Engine(Client):
 
     Args:
         store: A URL (``sqlite:///orders.db``) or a store.
-        workflows: What it is able to drive; children awaited by them are known without being listed.
+        workflows: What it is able to drive; children that their code awaits by name are known without being listed.
         concurrency: How many runs it drives at once; more wait in the store.
         threads: How many plain-function steps run at once.
         lease: Seconds after which a worker that gives no sign is taken to be dead. (A killed one on the same machine is noticed
@@ -59,6 +59,9 @@ class Engine(Client):
         if concurrency < 1 or threads < 1 or not 0.1 <= lease < float("inf") or not 0 <= grace < float("inf"):
             raise UsageError("concurrency and threads are at least 1, lease at least 0.1 s, grace at least 0 s and finite.")
         self.registry = Registry(workflows)
+        for child in with_children(self.registry):
+            if self.registry.get(child.name) is None:
+                self.registry.add(child)
         self._concurrency = concurrency
         self._threads = threads
         self._lease_seconds = lease
