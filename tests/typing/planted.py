@@ -136,6 +136,7 @@ async def inside() -> None:
     es.current().attempts  # error
     print(moment)
 
+
 # --- talking ---
 
 approval = es.signal("approval", bool)
