@@ -195,6 +195,36 @@ async def test_a_store_that_is_away_is_waited_for_without_spinning(
     assert len(handles) == 10
 
 
+async def test_what_a_worker_dropped_in_doubt_is_not_given_back_as_if_it_had_not_begun(world: World) -> None:
+    """The store was away for longer than the lease, and a claim had failed: the body had begun, so nobody may begin it anew."""
+    begun: list[int] = []
+
+    @es.step(at_most_once=True)
+    async def pay() -> str:
+        begun.append(es.current().attempt)
+        await asyncio.sleep(2)
+        return "paid"
+
+    @es.workflow
+    async def order() -> str:
+        try:
+            return await pay()
+        except es.StepOutcomeUnknown:
+            return "unknown"
+
+    engine = await world.engine(order, lease=6)
+    handle = await engine.start(order(), id="a")
+    await turns()
+    link(engine).is_away = True
+    worker_of(engine).nudge()
+    await asyncio.sleep(30)
+    link(engine).is_away = False
+
+    assert "unknown" == await handle.result()
+    assert [1] == begun
+    assert any(isinstance(event, RunResumed) for event in await world.events("a"))
+
+
 async def test_an_idle_worker_tells_that_the_store_is_away(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Also when there is nothing to write: else it would claim nothing, in silence."""
     engine = await world.engine(many)

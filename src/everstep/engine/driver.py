@@ -109,6 +109,7 @@ class Driver:
     Attributes:
         facts: About the run.
         started: Resolved when the first entry of a new run has landed, or could not.
+        is_in_doubt: It left without knowing whether the run is still this worker's.
         ended: Resolved when the driver is done: with how the run ended, or None if it goes on elsewhere or later.
     """
 
@@ -130,6 +131,7 @@ class Driver:
         self._deadline: Alarm | None = None
         self._kept: set[str] = set()
         self._unreadable = ""
+        self.is_in_doubt = False
         self._is_draining = False
 
     @property
@@ -220,7 +222,8 @@ class Driver:
     # --- leaving ----------------------------------------------------------------------------------------------------------
 
     def abandon(self) -> None:
-        """Somebody else owns the run: stop everything, write nothing."""
+        """Somebody else owns the run, or may: stop everything, write nothing."""
+        self.is_in_doubt = True
         self._leave(None, None)
 
     def drain(self) -> None:
@@ -554,7 +557,7 @@ class Driver:
                 logger.error("run %s is paused: %s", self.run_id, reason)
                 self._leave(Ended(self.run_id, Status.PAUSED, append.step, append.entry.events), None)
             else:
-                self._leave(None, None)
+                self.abandon()
 
         self._stop_with([verdict], Status.PAUSED, refused_by, left)
 

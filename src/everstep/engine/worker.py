@@ -31,7 +31,7 @@ from everstep.engine.steps import ThreadPool, Tools
 from everstep.engine.turns import Turn
 from everstep.errors import StoreUnavailable
 from everstep.events import RunClaimed, RunCreated
-from everstep.records import Micros, RunKey, RunRecord, Status
+from everstep.records import Micros, RunKey, RunRecord, Status, WorkerKey
 from everstep.stores.base import (
     RUN_KEYS_PER_WORKER,
     Claimed,
@@ -108,6 +108,9 @@ class Worker:
         self._suspect: Driver | None = None
         self._must_look = True
         self._may_have_stranded = False
+        self._is_starting_over = False
+        # Runs (and epochs) whose memory was dropped while they were still ours, for all we know: bodies of theirs have begun.
+        self._dropped: set[tuple[RunKey, int]] = set()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
 
     # --- life -------------------------------------------------------------------------------------------------------------
@@ -249,6 +252,8 @@ class Worker:
             del self.active[driver.facts.run_key]
         if self._by_id.get(driver.run_id) is driver:
             del self._by_id[driver.run_id]
+        if driver.is_in_doubt:
+            self._dropped.add((driver.facts.run_key, driver.epoch))
         self._tell_watchers(driver.run_id)
         was_suspect, self._suspect = driver is self._suspect, None if driver is self._suspect else self._suspect
         if wake_at is not None:
@@ -281,6 +286,9 @@ class Worker:
 
     async def _claim_for_ever(self) -> None:
         while not self._is_draining:
+            if self._is_starting_over:
+                await self._back_off()  # Without a token nothing can be claimed, and nothing given back in the old one's name.
+                continue
             try:
                 await self._give_back_stranded()
                 found = await self._claim()
@@ -303,11 +311,19 @@ class Worker:
         """Give back the runs that a claim took and whose answer never came: they are ours, and nobody drives them."""
         if not self._may_have_stranded:
             return
+        token = self.worker_key
         before: RunKey | None = None
         stranded: list[RunRecord] = []
         while page := await self.store.list(RunFilter(statuses=OWNED, before=before, limit=LIST_MAX)):
-            stranded += [run for run in page if run.worker_key == self.worker_key and run.run_key not in self.active]
+            stranded += [run for run in page if run.worker_key == token and run.run_key not in self.active]
             before = page[-1].run_key
+        if not self._holds(token):
+            return
+        if any((run.run_key, run.epoch) in self._dropped for run in stranded):
+            # They have been driven under this token: given back as they stand, a step that had begun would look as if it had
+            # not. Whoever finds them with a token that is gone counts the attempt.
+            await self._start_over()
+            return
         for run in stranded:
             if run.run_key not in self.active:
                 keep = Keep(
@@ -320,6 +336,10 @@ class Worker:
                 )
                 self.committer.submit(keep, lambda _: self.nudge())
         self._may_have_stranded = False
+
+    def _holds(self, token: WorkerKey) -> bool:
+        """This is still the worker's token, and is not just being replaced."""
+        return token == self.worker_key and not self._is_starting_over
 
     async def _back_off(self) -> None:
         await asyncio.sleep(BACKOFF_SECONDS * (0.5 + self.tools.random.random()))
@@ -428,6 +448,7 @@ class Worker:
 
     async def _start_over(self) -> None:
         """The token is dead, or can no longer be trusted: stop everything, and enlist anew when the store is there."""
+        self._is_starting_over = True
         if self.active:
             logger.warning("worker %s lost its lease; its %d runs go on elsewhere", self.name, len(self.active))
         for driver in list(self.active.values()):
@@ -438,12 +459,16 @@ class Worker:
             try:
                 sent_at = self._loop.time()
                 new = await self.store.enlist(self.name, self._lease_seconds)
-            except StoreUnavailable:
+                self.committer.note_back("enlist")
+            except StoreUnavailable as error:
+                self.committer.note_away("enlist", error)
                 await self._back_off()
         self.worker_key, self._run_count = new, 0
         self._lease.begin(sent_at)
         with suppress(StoreUnavailable):
             await self.store.retire(old)
+        self._dropped.clear()
+        self._is_starting_over = False
         self.nudge()
 
     # --- watchers ---------------------------------------------------------------------------------------------------------
