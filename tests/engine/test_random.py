@@ -212,7 +212,12 @@ class Chaos:
 
     async def _fresh(self) -> es.Engine:
         options = {"grace": self.dice.choice([0, 1]), "concurrency": self.dice.choice([2, 100])}
-        return await self.world.engine(tree, inline=self.dice.random() < 0.5, lease=LEASE_SECONDS, **options)
+        engine: Any = self.world.unopened(tree, inline=self.dice.random() < 0.5, lease=LEASE_SECONDS, **options)
+        engine._random = Random(self.dice.random())  # Jitter belongs to the seed too: else a rare storm cannot be had again.
+        await engine.open()
+        await turns()
+        opened: es.Engine = engine
+        return opened
 
     async def start(self, plan: list[Any], run_id: str) -> None:
         """As a program does: with the same id until it is acknowledged."""
