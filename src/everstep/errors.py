@@ -231,7 +231,10 @@ class Evicted(BaseException):
 
 
 class LeaseLost(BaseException):
-    """This worker no longer owns the run: whatever its steps still do, nothing of it will be recorded. Let it pass."""
+    """This worker no longer owns the run: whatever its steps still do, nothing of it will be recorded. Let it pass.
+
+    Kept for the API: today a body that lost its run is told by an ordinary cancellation of its task.
+    """
 
 
 class RetryAfter(EverstepError):
