@@ -17,8 +17,8 @@ from msgspec import Raw
 
 from everstep.codec import describe_error
 from everstep.core.execution import VERDICTS, Activation, Execution
-from everstep.core.program import Operation
 from everstep.core.starting import describe_start
+from everstep.core.waits import Operation
 from everstep.definitions import Call, Step, Workflow
 from everstep.events import (
     COMMANDS,

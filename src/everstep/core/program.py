@@ -14,27 +14,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
 from asyncio import CancelledError, tasks
-from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path
 from random import Random
-from types import FrameType
 from typing import Any, assert_never
 
 from msgspec import Raw
 
-from everstep import errors
-from everstep.codec import Undecodable, describe_error, rebuild_error
-from everstep.core.loop import DeterministicLoop, ReplayFuture, new_loop
+from everstep.codec import Undecodable, describe_error
+from everstep.core.failures import failure_of
+from everstep.core.loop import new_loop
+from everstep.core.mailbox import Mailbox
 from everstep.core.mismatch import diverged, same_command, slot_of
-from everstep.definitions import Call, Step, Workflow, declared_errors
-from everstep.errors import NondeterminismError, RunDead, StepTimeout, UsageError
+from everstep.core.place import user_line
+from everstep.core.waits import Operation, SignalWait, Timer
+from everstep.definitions import Call, Step, Workflow
+from everstep.errors import NondeterminismError, UsageError
 from everstep.events import (
     NO_PAYLOAD,
     CancelRequested,
@@ -72,61 +71,11 @@ from everstep.records import ErrorRecord, Micros
 
 logger = logging.getLogger("everstep")
 
-_DRAIN = DeterministicLoop.drain.__code__
-_NOT_OF_USERS = tuple(f"{folder}{os.sep}" for folder in (Path(asyncio.__file__).parent, Path(__file__).parents[1]))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEVER = StepScheduled("", "", NO_PAYLOAD, "")
 """What code is given to wait for that cannot be unwound."""
 _TIMER_SECONDS_MAX = 100 * 365.25 * 86400
 """A century: longer than any machine, shorter than what overflows a calendar in year 9999."""
-
-
-class Operation(ReplayFuture[Any]):
-    """A step or child run that the code asked for, as the future that it awaits."""
-
-    carries_result = True
-
-    def __init__(self, program: Program, event: StepScheduled | ChildStarted, call: Call[Any]) -> None:
-        super().__init__(loop=program.loop)
-        self._program = program
-        self.event = event
-        self.definition = call.definition
-        self.recoveries = program.recoveries
-
-    def cancel(self, msg: Any = None) -> bool:
-        """Cancel and record the intent. What the body still does is no longer waited for."""
-        if self.done():
-            return False
-        self._program.withdraw(self.event)
-        return super().cancel(msg)
-
-
-class SignalWait(ReplayFuture[bytes]):
-    """The code waits for the next signal of a name."""
-
-    carries_result = True
-
-    def __init__(self, program: Program, event: SignalAwaited) -> None:
-        super().__init__(loop=program.loop)
-        self._program = program
-        self.event = event
-
-    def cancel(self, msg: Any = None) -> bool:
-        """Wait no longer: what arrives goes to the next wait."""
-        if self.done():
-            return False
-        self._program.stop_waiting(self)
-        return super().cancel(msg)
-
-
-class Timer:
-    """A handle of the loop that somebody has to fire."""
-
-    __slots__ = ("event", "handle")
-
-    def __init__(self, event: TimerStarted, handle: asyncio.TimerHandle) -> None:
-        self.event = event
-        self.handle = handle
 
 
 class Program:
@@ -164,8 +113,7 @@ class Program:
         self._expected: dict[str, CommandEvent] | None = None
         # By identity: two handles with the same time and callback are equal to asyncio.
         self._timer_keys: dict[int, str] = {}
-        self._mail: dict[str, deque[bytes]] = {}
-        self._waits: dict[str, deque[SignalWait]] = {}
+        self._mailbox = Mailbox()
         self._states: dict[str, bytes] = {}
         self._created: RunCreated | None = None
         self._created_at: Micros = 0
@@ -271,14 +219,14 @@ class Program:
             case StepFailed() | ChildFailed() | ChildRefused() | StepOutcomeUnknown():
                 operation = self.operations.pop(event.key, None)
                 if operation is not None and not operation.done():
-                    operation.set_exception(self._failure(operation, event))
+                    operation.set_exception(failure_of(self.run_id, self.workflow, operation, event))
             case TimerFired(key):
                 timer = self.timers.pop(key, None)
                 if timer is not None:
                     del self._timer_keys[id(timer.handle)]
                     self.loop.make_ready(timer.handle)
             case SignalReceived(name, value):
-                self._receive(name, bytes(value))
+                self._mailbox.receive(name, bytes(value))
             case CancelRequested() | DeadlinePassed():
                 self.cancel_requested = self.cancel_requested or event
             case RunCreated():
@@ -298,37 +246,6 @@ class Program:
                 f"{error}. Nothing was executed and the journal is unchanged; the run is paused. Deploy code whose type can "
                 "read it."
             )
-
-    def _failure(self, operation: Operation, event: StepFailed | ChildFailed | ChildRefused | StepOutcomeUnknown) -> Exception:
-        name = operation.definition.name
-        match event:
-            case StepFailed(error=record, attempt=attempt, timed_out=timed_out):
-                kind = StepTimeout if timed_out else errors.StepFailed
-                tries = "attempt" if attempt == 1 else "attempts"
-                error: Exception = kind(
-                    f"step {name} of run {self.run_id} failed after {attempt} {tries}: {record.type}: {record.message}",
-                    step=name,
-                    attempt=attempt,
-                )
-                error.__cause__ = rebuild_error(record, declared_errors(operation.definition))
-                return error
-            case StepOutcomeUnknown():
-                return errors.StepOutcomeUnknown(
-                    f"step {name} of run {self.run_id} was begun by a worker that died, so its outcome is unknown. It was not "
-                    "executed again, because it is at_most_once. Find out what happened, then go on or undo it.",
-                    step=name,
-                )
-            case ChildFailed(status=status, error=record):
-                return self._child_failure(operation.event, status, record)
-            case ChildRefused(reason=reason):
-                return errors.RunFailed(f"child {name} of run {self.run_id} was not started: {reason}", run_id=self.run_id)
-
-    def _child_failure(self, event: StepScheduled | ChildStarted, status: str, record: ErrorRecord) -> Exception:
-        child = event.run_id if isinstance(event, ChildStarted) else ""
-        kind = {"cancelled": errors.RunCancelled, "dead": RunDead}.get(status, errors.RunFailed)
-        error = kind(f"child run {child} ended as {status}: {record.type}: {record.message}", run_id=child)
-        error.__cause__ = rebuild_error(record, declared_errors(self.workflow))
-        return error
 
     # --- commands: called by user code, through the loop ------------------------------------------------------------------
 
@@ -362,18 +279,14 @@ class Program:
         """Take the next signal of that name, or wait for it."""
         if self._is_shut():
             return self.loop.create_future()
-        wait = SignalWait(self, self._record(SignalAwaited(self.loop.next_key(), name, _user_line())))
-        mail = self._mail.get(name)
-        if mail:
-            wait.set_result(mail.popleft())
-        else:
-            self._waits.setdefault(name, deque()).append(wait)
+        wait = SignalWait(self, self._record(SignalAwaited(self.loop.next_key(), name, user_line())))
+        self._mailbox.take(wait)
         return wait
 
     def stop_waiting(self, wait: SignalWait) -> None:
         """The code no longer waits for a signal."""
         if not self.loop.is_closing:
-            self._waits[wait.event.name].remove(wait)
+            self._mailbox.forget(wait)
             self._record(SignalWaitCancelled(wait.event.key))
 
     def publish(self, name: str, value: bytes) -> None:
@@ -396,13 +309,6 @@ class Program:
         self._is_shut()
         return self.loop.wait_until(predicate)
 
-    def _receive(self, name: str, value: bytes) -> None:
-        waits = self._waits.get(name)
-        if waits:
-            waits.popleft().set_result(value)
-        else:
-            self._mail.setdefault(name, deque()).append(value)
-
     def start_timer(self, delay_seconds: float, handle: asyncio.TimerHandle) -> None:
         """The loop's ``call_later``: a durable timer."""
         if self._is_shut():
@@ -414,7 +320,7 @@ class Program:
             )
         delay = max(0, round(delay_seconds * 1e6))
         key = self.loop.next_key()
-        event = self._record(TimerStarted(key, delay, self._at + delay, _user_line()))
+        event = self._record(TimerStarted(key, delay, self._at + delay, user_line()))
         assert isinstance(event, TimerStarted)
         self.timers[key] = Timer(event, handle)
         self._timer_keys[id(handle)] = key
@@ -497,13 +403,3 @@ class Program:
     def current_task(self) -> asyncio.Task[Any] | None:
         """The task whose code is running."""
         return tasks.current_task(self.loop)
-
-
-def _user_line() -> str:
-    """The line of user code that is running, without the frames of asyncio and everstep above it."""
-    frame: FrameType | None = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
-    while frame is not None and frame.f_code.co_filename.startswith(_NOT_OF_USERS):
-        if frame.f_code is _DRAIN:
-            return ""  # A callback: nothing further down asked for it.
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}" if frame is not None else ""

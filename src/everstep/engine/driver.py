@@ -24,9 +24,9 @@ from typing import Protocol
 import msgspec
 
 from everstep.core.execution import Activation, Execution
-from everstep.core.program import Operation
 from everstep.core.starting import first_event
 from everstep.core.transitions import Happened, next_status
+from everstep.core.waits import Operation
 from everstep.definitions import Workflow
 from everstep.engine.alarms import Alarm
 from everstep.engine.attempts import plan_attempt

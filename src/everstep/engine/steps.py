@@ -25,7 +25,7 @@ from msgspec import Raw
 
 from everstep.ambient import StepScope, step_scope
 from everstep.codec import describe_error
-from everstep.core.program import Operation
+from everstep.core.waits import Operation
 from everstep.definitions import Step
 from everstep.engine.alarms import Alarm
 from everstep.engine.attempts import Plan
