@@ -45,6 +45,7 @@ from everstep.errors import (
     UsageError,
 )
 from everstep.inside import Current, current, heartbeat, last_heartbeat, log, now, random, sleep, sleep_until, uuid4
+from everstep.many import gather, map  # noqa: A004  # es.map: the API's word
 from everstep.records import RunRecord, Status
 from everstep.retry import Retry
 from everstep.talk import Signal, State, condition, note, signal, state
@@ -102,9 +103,11 @@ __all__ = [
     "__version__",
     "condition",
     "current",
+    "gather",
     "heartbeat",
     "last_heartbeat",
     "log",
+    "map",
     "note",
     "now",
     "random",

@@ -64,6 +64,11 @@ async def checkout(order: Order, note: str = "") -> tuple[str, bytes]:
     return receipt, shipped
 
 
+async def _pack(order: Order) -> tuple[str, bytes]:
+    receipt = await charge(order.order_id, order.cents)
+    return receipt, await ship(order.order_id, receipt)
+
+
 @es.workflow
 async def fan_out(orders: list[Order]) -> int:
     both = await asyncio.gather(charge("1", 1), ship("1", "r"))
@@ -72,6 +77,18 @@ async def fan_out(orders: list[Order]) -> int:
     assert_type(three, tuple[str | BaseException, bytes | BaseException, dict[str, int] | BaseException])
     many = await asyncio.gather(*(charge(order.order_id, order.cents) for order in orders))
     assert_type(many, list[str])
+    assert_type(await es.map(audit, orders, limit=10), list[dict[str, int]])
+    assert_type(await es.map(lambda order: charge(order.order_id, order.cents), orders), list[str])
+    assert_type(await es.map(_pack, orders), list[tuple[str, bytes]])
+    assert_type(await es.gather(charge("1", 1), ship("1", "r")), tuple[str, bytes])
+    four = await es.gather(charge("1", 1), audit(orders[0]), asyncio.sleep(1), es.map(audit, orders))
+    assert_type(four, tuple[str, dict[str, int], None, list[dict[str, int]]])
+    eight = await es.gather(Mail.send("a"), *[Mail.send("b")] * 7)
+    assert_type(eight, tuple[bool, ...])
+    seven = await es.gather(
+        charge("1", 1), ship("1", "r"), Mail.send("a"), Mail.fetch(1), charge("1", 1), ship("1", "r"), Mail.send("a")
+    )
+    assert_type(seven, tuple[str, bytes, bool, list[str], str, bytes, bool])
     task = asyncio.create_task(charge("1", 1))
     assert_type(task, asyncio.Task[str])
     async with asyncio.TaskGroup() as group:

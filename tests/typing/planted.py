@@ -57,7 +57,13 @@ async def results() -> None:
     many: list[int] = await asyncio.gather(*[charge("42", 1)])  # error
     timed: bytes = await asyncio.wait_for(charge("42", 1), 5)  # error
     call: es.Call[int] = charge("42", 1)  # error
-    print(number, text, receipt, wrong, first, swapped, task, many, timed, call)
+    mapped: list[int] = await es.map(ship, ["42"])  # error
+    await es.map(ship, [42])  # error
+    await es.map(charge, ["42"])  # error
+    await es.map(ship, ["42"], limit="2")  # error
+    both: tuple[bytes, str] = await es.gather(charge("42", 1), ship("42"))  # error
+    await es.gather(ship)  # error
+    print(number, text, receipt, wrong, first, swapped, task, many, timed, call, mapped, both)
 
 
 @es.workflow

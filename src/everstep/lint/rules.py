@@ -91,7 +91,7 @@ SWALLOWED = Rule(
 GATHER = Rule(
     "H16",
     "lets the other steps go on, unseen, when one fails",
-    "Use asyncio.TaskGroup, which cancels them, or return_exceptions=True.",
+    "Use es.gather, es.map or asyncio.TaskGroup, which cancel them, or return_exceptions=True.",
 )
 NOT_ASYNC = Rule("E17", "is a def, so it can wait for nothing", "Write async def.")
 MUTABLE_DEFAULT = Rule("E18", "is one object for all runs and replays of this process", "Use None or a tuple as the default.")

@@ -33,7 +33,9 @@ _ORDERLY = frozenset(
 )
 # In a step these await what they are given, or pass it on to what does.
 _AWAITERS = frozenset(each("", "gather create_task wait wait_for shield ensure_future as_completed list tuple"))
-_NEVER_AWAITED = frozenset((*each("asyncio.", "sleep wait wait_for"), *each("everstep.", "sleep sleep_until condition")))
+_NEVER_AWAITED = frozenset(
+    (*each("asyncio.", "sleep wait wait_for"), *each("everstep.", "sleep sleep_until condition map gather"))
+)
 _STEP_ERRORS = frozenset(each("", "StepFailed StepError StepOutcomeUnknown StepTimeout"))
 _CATCH_ALL = frozenset(each("builtins.", "Exception BaseException"))
 _MUTABLE = frozenset(
