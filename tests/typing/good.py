@@ -1,6 +1,7 @@
 """Programs as users write them: both checkers, in strict mode, find nothing, and results have exact types end to end."""
 
 import asyncio
+import os
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,7 @@ from typing import Any, assert_type
 from uuid import UUID
 
 import everstep as es
+from everstep.testing import CrashReport, crash_everywhere
 
 
 @dataclass(frozen=True)
@@ -170,3 +172,15 @@ async def talking() -> bool | None:
 
 async def telling(handle: es.Handle[bool | None]) -> None:
     await handle.send(approval, True, key="1")
+
+
+async def outside_world(handle: es.Handle[bool | None]) -> None:
+    await handle.send(approval, True)
+
+
+def killed() -> None:
+    order = Order("42", 1)
+    assert_type(crash_everywhere(checkout(order), workflows=[audit], at_least_once=True), CrashReport)
+    assert_type(crash_everywhere(lambda folder: checkout(Order(str(folder), 1)), effects=os.listdir), CrashReport)
+    crash_everywhere(talking(), drive=outside_world, kill="process", depth=2, samples=10, seed=1)
+    crash_everywhere(lambda _: talking(), drive=outside_world, only="before 5")

@@ -6,6 +6,7 @@ import asyncio
 from datetime import datetime
 
 import everstep as es
+from everstep.testing import crash_everywhere
 
 
 @es.step
@@ -161,3 +162,12 @@ async def talking() -> None:
 async def telling(handle: es.Handle[None]) -> None:
     await handle.send(approval, "yes")  # error
     await handle.send("approval", True)  # error
+
+
+# --- testing ---
+
+crash_everywhere(checkout, kill="process")  # error
+crash_everywhere(checkout("42"), kill="hard")  # error
+crash_everywhere(checkout("42"), drive=telling)  # error
+crash_everywhere(checkout("42"), effects=len)  # error
+crash_everywhere(checkout("42"), workflows=[charge])  # error
