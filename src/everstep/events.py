@@ -184,9 +184,12 @@ class SignalWaitCancelled(_Event, frozen=True, gc=False):
 
 
 class StatePublished(_Event, frozen=True, gc=False):
+    """``is_delta``: ``value`` is what changed since the last state of that name (``core/deltas.py``), not the state itself."""
+
     key: str
     name: str
     value: Raw
+    is_delta: bool = False
 
 
 class NoteRecorded(_Event, frozen=True, gc=False):

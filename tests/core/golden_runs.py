@@ -127,6 +127,22 @@ async def _listen(heard: list[str]) -> None:
         return
 
 
+stock = es.state("stock", dict[str, Any])
+
+
+@es.workflow(version="golden")
+async def stocktaking() -> int:
+    """A state that is large enough to be recorded as what changed."""
+    shelves: dict[str, Any] = {f"shelf {number}": {"count": number, "note": "as ordered, " * 5} for number in range(20)}
+    log: list[str] = []
+    for number in range(4):
+        shelves[f"shelf {number}"]["count"] += 1
+        log.append(await tell(f"counted {number}"))
+        stock.set({**shelves, "log": log})
+    stock.set({"log": log})
+    return len(stock.get() or ())
+
+
 class Line(msgspec.Struct, frozen=True):
     """One entry of a golden journal, for eyes: its events stand in the file exactly as they were hashed."""
 
@@ -145,7 +161,7 @@ class Golden(msgspec.Struct, frozen=True):
     entries: list[Line]
 
 
-WORKFLOWS: dict[str, es.Workflow[..., Any]] = {each.name: each for each in (order, late, stopped, conversation)}
+WORKFLOWS: dict[str, es.Workflow[..., Any]] = {each.name: each for each in (order, late, stopped, conversation, stocktaking)}
 
 
 def read(name: str) -> tuple[es.Workflow[..., Any], list[Entry]]:
@@ -209,6 +225,14 @@ def record() -> None:
     run.feed(SignalReceived("answer", msgspec.Raw(b'"fourth"')), SignalReceived("answer", msgspec.Raw(b'"unread"')))
     run.finish().check_replays()
     write("conversation", run)
+
+    run = Run(stocktaking())
+    run.begin()
+    run.feed(run.done("tell"))
+    run.feed(run.done("tell"))
+    run.claim_after_death()
+    run.finish().check_replays()
+    write("stocktaking", run)
 
 
 def pause(run: Run) -> None:

@@ -31,6 +31,7 @@ from everstep.core.loop import new_loop
 from everstep.core.mailbox import Mailbox
 from everstep.core.mismatch import diverged, same_command, slot_of
 from everstep.core.place import user_line
+from everstep.core.states import States
 from everstep.core.waits import Operation, SignalWait, Timer
 from everstep.definitions import Call, Step, Workflow
 from everstep.errors import NondeterminismError, UsageError
@@ -114,7 +115,7 @@ class Program:
         # By identity: two handles with the same time and callback are equal to asyncio.
         self._timer_keys: dict[int, str] = {}
         self._mailbox = Mailbox()
-        self._states: dict[str, bytes] = {}
+        self._states = States()
         self._created: RunCreated | None = None
         self._created_at: Micros = 0
         self._at: Micros = 0
@@ -291,9 +292,13 @@ class Program:
 
     def publish(self, name: str, value: bytes) -> None:
         """Publish a state with the entry that is being made."""
-        if not self._is_shut():
-            self._record(StatePublished(self.loop.next_key(), name, Raw(value)))
-            self._states[name] = value
+        if self._is_shut():
+            return
+        key = self.loop.next_key()
+        if self._expected is None:
+            self._record(self._states.publish(key, name, value))
+        else:
+            self._states.follow(self._record(StatePublished(key, name, Raw(value))), value)
 
     def published(self, name: str) -> bytes | None:
         """What was published last."""

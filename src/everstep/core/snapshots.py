@@ -14,7 +14,8 @@ from typing import Any, assert_never
 import msgspec
 from msgspec import Struct
 
-from everstep.errors import UsageError
+from everstep.core.deltas import BadDelta, Chain
+from everstep.errors import CorruptJournal, UsageError
 from everstep.events import (
     CancelRequested,
     ChildCancelled,
@@ -122,7 +123,7 @@ def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None) -
     if not 1 <= wanted <= len(entries):
         raise UsageError(f"run {run.run_id} has no version {version}: its versions are 1 to {len(entries)}.")
     verify_chain(entries[:wanted], run_key=run.run_key, run_id=run.run_id)
-    state = _Fold()
+    state = _Fold(run.run_id)
     for entry in entries[:wanted]:
         for event in decode_verified(entry, run.run_id):
             state.apply(event, entry)
@@ -135,7 +136,7 @@ def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None) -
         version=last.version,
         status=run.status if newest else state.status,
         current_step=Pointer(state.open_step(), state.cursor),
-        payload=state.states or state.payload,
+        payload=state.published() or state.payload,
         checkpoints=tuple(state.checkpoints),
         error=state.error,
         hash=last.hash.hex(),
@@ -145,13 +146,15 @@ def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None) -
 class _Fold:
     """The state that grows while events are applied."""
 
-    def __init__(self) -> None:
+    def __init__(self, run_id: str) -> None:
         self.status = Status.QUEUED
         self.payload: dict[str, Any] = {"arguments": {}, "steps": {}}
-        self.states: dict[str, Any] = {}
         self.checkpoints: list[Checkpoint] = []
         self.error: ErrorRecord | None = None
         self.cursor = 0
+        self._run_id = run_id
+        self._version = 0
+        self._states: dict[str, Chain] = {}
         self._open: dict[str, str] = {}
         self._seen: dict[str, int] = {}
 
@@ -159,8 +162,21 @@ class _Fold:
         """The operation asked for last among those that have not finished."""
         return next(reversed(self._open.values()), "")
 
+    def published(self) -> dict[str, Any]:
+        """The newest value of each state."""
+        try:
+            return {name: msgspec.json.decode(chain.value()) for name, chain in self._states.items()}
+        except BadDelta as error:
+            raise CorruptJournal(
+                f"run {self._run_id}: a state that it published up to entry {self._version} cannot be put together: {error}. "
+                "No snapshot was made and nothing was changed. The entries are as they were written: please report it.",
+                run_id=self._run_id,
+                version=self._version,
+            ) from error
+
     def apply(self, event: Event, entry: Entry) -> None:
         """Apply one event."""
+        self._version = entry.version
         match event:
             case RunCreated(args=args):
                 self.payload["arguments"] = msgspec.json.decode(args)
@@ -190,8 +206,8 @@ class _Fold:
                 self.status, self.error = Status.PAUSED, ErrorRecord("everstep.errors.RunPaused", reason)
             case RunDied(reason=reason):
                 self.status, self.error = Status.DEAD, ErrorRecord("everstep.errors.RunDead", reason)
-            case StatePublished(name=name, value=value):
-                self.states[name] = msgspec.json.decode(value)
+            case StatePublished(name=name, value=value, is_delta=is_delta):
+                self._states.setdefault(name, Chain()).read(bytes(value), is_delta=is_delta)
             case TimerStarted() | TimerCancelled() | TimerFired() | CancelRequested() | DeadlinePassed() | NoteRecorded():
                 pass  # These change what the run waits for (or say why), not what it has.
             case SignalReceived() | SignalAwaited() | SignalWaitCancelled():
