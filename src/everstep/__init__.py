@@ -46,6 +46,7 @@ from everstep.errors import (
 )
 from everstep.inside import Current, current, heartbeat, last_heartbeat, log, now, random, sleep, sleep_until, uuid4
 from everstep.many import gather, map  # noqa: A004  # es.map: the API's word
+from everstep.patches import deprecate_patch, patched
 from everstep.records import RunRecord, Status
 from everstep.retry import Retry
 from everstep.talk import Signal, State, condition, note, signal, state
@@ -103,6 +104,7 @@ __all__ = [
     "__version__",
     "condition",
     "current",
+    "deprecate_patch",
     "gather",
     "heartbeat",
     "last_heartbeat",
@@ -110,6 +112,7 @@ __all__ = [
     "map",
     "note",
     "now",
+    "patched",
     "random",
     "run",
     "signal",

@@ -59,6 +59,14 @@ class WorkflowScope(Protocol):
         """Record a note, as JSON."""
         ...
 
+    def patched(self, patch_id: str) -> bool:
+        """Whether the run takes a change of its code."""
+        ...
+
+    def deprecate_patch(self, patch_id: str) -> None:
+        """Mark the run as one that takes the change, without asking."""
+        ...
+
     def wait_until(self, predicate: Callable[[], bool]) -> asyncio.Future[None]:
         """Wait until the code itself has made this true."""
         ...

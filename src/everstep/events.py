@@ -198,6 +198,12 @@ class NoteRecorded(_Event, frozen=True, gc=False):
     value: Raw
 
 
+class PatchApplied(_Event, frozen=True, gc=False):
+    """The run takes a change of its code, here and wherever it is asked later. It has no key: it shifts nobody's ordinal."""
+
+    id: str
+
+
 # --- how it ends, or stops --------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +258,7 @@ CommandEvent: TypeAlias = (
     | SignalWaitCancelled
     | StatePublished
     | NoteRecorded
+    | PatchApplied
 )
 Ending: TypeAlias = RunSucceeded | RunFailed | RunCancelled
 Verdict: TypeAlias = RunPaused | RunDied
@@ -269,6 +276,7 @@ COMMANDS = (
     SignalWaitCancelled,
     StatePublished,
     NoteRecorded,
+    PatchApplied,
 )
 
 _encoder = msgspec.json.Encoder()

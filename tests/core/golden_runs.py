@@ -143,6 +143,15 @@ async def stocktaking() -> int:
     return len(stock.get() or ())
 
 
+@es.workflow(version="golden")
+async def changed_twice() -> list[str]:
+    log = ["new" if es.patched("first-change") else "old", await tell("one")]
+    es.deprecate_patch("second-change")
+    log.extend(await es.map(tell, ["two", "three"], limit=1))
+    log.append("new" if es.patched("third-change") else "old")
+    return [*log, *await es.gather(tell("four"), tell("five"))]
+
+
 class Line(msgspec.Struct, frozen=True):
     """One entry of a golden journal, for eyes: its events stand in the file exactly as they were hashed."""
 
@@ -161,7 +170,17 @@ class Golden(msgspec.Struct, frozen=True):
     entries: list[Line]
 
 
-WORKFLOWS: dict[str, es.Workflow[..., Any]] = {each.name: each for each in (order, late, stopped, conversation, stocktaking)}
+WORKFLOWS: dict[str, es.Workflow[..., Any]] = {
+    each.name: each
+    for each in (
+        order,
+        late,
+        stopped,
+        conversation,
+        stocktaking,
+        changed_twice,
+    )
+}
 
 
 def read(name: str) -> tuple[es.Workflow[..., Any], list[Entry]]:
@@ -233,6 +252,13 @@ def record() -> None:
     run.claim_after_death()
     run.finish().check_replays()
     write("stocktaking", run)
+
+    run = Run(changed_twice())
+    run.begin()
+    run.feed(run.done("tell"))
+    run.claim_after_death()
+    run.finish().check_replays()
+    write("changed_twice", run)
 
 
 def pause(run: Run) -> None:

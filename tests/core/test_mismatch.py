@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import sys
 import traceback
 from collections.abc import Callable
@@ -327,6 +328,64 @@ def test_a_new_parameter_of_the_workflow_with_a_default_strands_nothing() -> Non
         return await ship(order_id if not express else "express")
 
     replayed(after, Run(before("42")).finish().entries)
+
+
+def order_of(*, with_currency: bool) -> type:
+    """A type of arguments and results, before and after a field was added."""
+    fields: list[Any] = [("order_id", str), ("items", list[str])]
+    if with_currency:
+        fields.append(("currency", str, dataclasses.field(default="EUR")))
+    return dataclasses.make_dataclass("Order", fields)
+
+
+def shop_of(order: Any, *more: Any) -> Workflow[..., Any]:
+    """A workflow that passes such a value to a step and a child, and gets it back."""
+
+    def price_(order: Any) -> Any:
+        return order
+
+    async def pack_(order: Any) -> Any:
+        return order
+
+    for function in (price_, pack_):
+        function.__annotations__.update({"order": order, "return": order})
+    price, pack = es.step(name="price")(price_), es.workflow(name="pack")(pack_)
+
+    async def run() -> str:
+        priced = await price(order("42", ["pear"], *more))
+        packed = await pack(order("42", ["pear"], *more))
+        return f"{priced} {packed}"
+
+    return es.workflow(name="shop")(run)
+
+
+def test_a_new_field_with_a_default_strands_nothing() -> None:
+    """Neither in the arguments of a step or a child, nor in their results, however deep."""
+    run = Run(shop_of(order_of(with_currency=False))()).finish()
+
+    replayed(shop_of(order_of(with_currency=True)), run.entries)
+    replayed(shop_of(order_of(with_currency=True), "EUR"), run.entries)
+
+
+def test_a_new_field_with_another_value_than_its_default_is_a_difference() -> None:
+    run = Run(shop_of(order_of(with_currency=False))()).finish()
+
+    with pytest.raises(NondeterminismError, match=r'requested: step price\(.*"currency":"CHF"'):
+        replayed(shop_of(order_of(with_currency=True), "CHF"), run.entries)
+
+
+def test_an_edit_elsewhere_in_the_module_strands_nothing() -> None:
+    """The fingerprint changes with every function of the module; the journal is compared with what the code asks for."""
+    source = "import everstep as es\n@es.step\ndef a() -> int: return 1\n@es.workflow\nasync def w() -> int: return await a()\n"
+    other = "@es.workflow\nasync def unrelated() -> int: return {n}\n"
+    before, after = ({"__name__": "shop"} for _ in range(2))
+    exec(source + other.format(n=1), before)  # two deployments of one module
+    exec(source + other.format(n=2), after)
+
+    run = Run(before["w"]()).finish()  # type: ignore[operator]
+
+    assert before["w"].fingerprint != after["w"].fingerprint  # type: ignore[attr-defined]
+    replayed(after["w"], run.entries)  # type: ignore[arg-type]
 
 
 def test_the_order_of_tasks_is_not_compared() -> None:

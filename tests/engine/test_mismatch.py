@@ -51,6 +51,13 @@ async def dearer_checkout(order_id: str) -> str:
     return await ship(receipt) + "!"
 
 
+@es.workflow(name="checkout")
+async def patched_checkout(order_id: str) -> str:
+    receipt = await charge(order_id, 2499 if es.patched("dearer") else 1999)
+    await asyncio.sleep(60)
+    return await ship(receipt)
+
+
 @es.workflow
 async def healthy(n: int) -> int:
     await asyncio.sleep(60)
@@ -98,6 +105,21 @@ async def test_the_code_that_it_started_on_resumes_it(world: World) -> None:
 
     assert "shipped for receipt 42" == await right.handle("a", checkout).result()
     assert ["charge 1999", "ship"] == executed
+
+
+async def test_code_that_guards_the_change_resumes_it_and_new_runs_take_the_change(world: World) -> None:
+    """What the message of the pause says to do."""
+    await start_and_leave(world)
+    wrong = await world.engine(dearer_checkout)
+    with pytest.raises(es.RunPaused, match=r"es\.patched"):
+        await wrong.handle("a").result()
+    await wrong.close()
+
+    right = await world.engine(patched_checkout)
+
+    assert "shipped for receipt 42" == await right.handle("a", checkout).result()
+    assert "shipped for receipt 43" == await (await right.start(patched_checkout("43"), id="b")).result()
+    assert ["charge 1999", "ship", "charge 2499", "ship"] == executed
 
 
 async def test_two_wrong_codes_do_not_hand_the_run_to_each_other(world: World) -> None:

@@ -121,6 +121,10 @@ async def inside() -> float:
         await charge("42", 1)
     except es.StepFailed as error:
         assert_type(error.step, str)
+    if es.patched("louder"):
+        es.log.info("now louder")
+    es.deprecate_patch("quieter")
+    assert_type(es.patched("louder"), bool)
     return es.random()
 
 

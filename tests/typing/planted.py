@@ -141,6 +141,8 @@ async def inside() -> None:
     await es.sleep_until(5)  # error
     moment: float = es.now()  # error
     es.current().attempts  # error
+    es.patched(7)  # error
+    await es.deprecate_patch("x")  # error
     print(moment)
 
 

@@ -22,6 +22,7 @@ from everstep.events import (
     DeadlinePassed,
     Event,
     NoteRecorded,
+    PatchApplied,
     RunCancelled,
     RunClaimed,
     RunCreated,
@@ -192,7 +193,7 @@ class _Teller:
             case SignalReceived(name=name):
                 self._unread[name] = self._unread.get(name, 0) + 1
                 self._match_signal(name, at, self._unread[name])
-            case StatePublished() | NoteRecorded():
+            case StatePublished() | NoteRecorded() | PatchApplied():
                 pass  # Said by ``state`` and by the history.
             case CancelRequested() | DeadlinePassed():
                 story.cancel = story.cancel or event

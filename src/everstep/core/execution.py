@@ -15,6 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from everstep.core.patches import patches_in
 from everstep.core.program import Program
 from everstep.definitions import Workflow
 from everstep.events import (
@@ -91,6 +92,7 @@ class Execution:
         """
         entries = list(entries)
         verify_chain(entries, run_key=self.run_key, run_id=self.run_id, head=head)
+        self.program.patches.learn(patches_in(entries, self.run_id))
         for entry in entries:
             self._replay_entry(entry)
 

@@ -3,19 +3,24 @@ When code and journal no longer agree: what counts as a difference, and how it i
 
 A command is the same if its key, kind, name and the digest of its arguments (or its timer's length) are. The line in the source
 is shown but never compared, so a new comment strands nobody. Order between tasks is not compared either: keys name the task.
+
+Arguments whose digest differs are looked at once more, by the types of today: a field that was added with a default strands
+nobody.
 """
 
 from __future__ import annotations
 
 from msgspec import Raw
 
-from everstep.errors import NondeterminismError
+from everstep.codec import ArgumentsCodec, Undecodable
+from everstep.errors import NondeterminismError, Unencodable
 from everstep.events import (
     ChildCancelled,
     ChildStarted,
     CommandEvent,
     Ending,
     NoteRecorded,
+    PatchApplied,
     RunCancelled,
     RunFailed,
     RunSucceeded,
@@ -36,6 +41,8 @@ def slot_of(event: CommandEvent) -> str:
     match event:
         case StepCancelled() | TimerCancelled() | ChildCancelled() | SignalWaitCancelled():
             return f"cancel {event.key}"
+        case PatchApplied():
+            return f"patch {event.id}"
         case _:
             return event.key
 
@@ -60,6 +67,20 @@ def same_command(recorded: CommandEvent, requested: CommandEvent) -> bool:
             return type(recorded) is type(requested)
 
 
+def same_by_todays_types(recorded: CommandEvent, requested: CommandEvent, arguments: ArgumentsCodec) -> bool:
+    """Whether a call is the same once what was recorded is read by today's types: a new field with a default is no difference.
+
+    Asked only when the digests differ, so it costs nothing otherwise.
+    """
+    match recorded, requested:
+        case StepScheduled(), StepScheduled() if recorded.step == requested.step:
+            return _reread(recorded.args, arguments) == bytes(requested.args)
+        case ChildStarted(), ChildStarted() if recorded.workflow == requested.workflow:
+            return _reread(recorded.args, arguments) == bytes(requested.args)
+        case _:
+            return False
+
+
 def show_command(event: CommandEvent | Ending | None) -> str:
     """One line: what it was, and where in the source."""
     match event:
@@ -77,6 +98,8 @@ def show_command(event: CommandEvent | Ending | None) -> str:
             return f"state {event.name} published"
         case NoteRecorded():
             return f"note {event.name}"
+        case PatchApplied():
+            return f"patch {event.id}"
         case StepCancelled() | TimerCancelled() | ChildCancelled() | SignalWaitCancelled():
             return f"cancellation of {event.key}"
         case RunSucceeded():
@@ -100,9 +123,18 @@ def diverged(
         f"  recorded:  {show_command(recorded)}\n"
         f"  requested: {show_command(requested)}\n"
         f"{recorded_on}"
-        "Nothing was executed and the journal is unchanged; the run is paused. Deploy the code that it started on; it then "
-        f"goes on by itself. To see the journal: everstep show {run_id}"
+        "Nothing was executed and the journal is unchanged; the run is paused. Deploy the code that it started on, or guard "
+        f"the change with es.patched(...); it then goes on by itself. To see the journal: everstep show {run_id}"
     )
+
+
+def _reread(args: Raw, arguments: ArgumentsCodec) -> bytes:
+    """Recorded arguments, as today's types would have written them; nothing if they no longer fit."""
+    try:
+        positional, named = arguments.decode(args)
+        return arguments.encode(tuple(positional), named)
+    except (Undecodable, Unencodable):
+        return b""
 
 
 def _short(args: Raw) -> str:

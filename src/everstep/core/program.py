@@ -25,11 +25,12 @@ from typing import Any, assert_never
 
 from msgspec import Raw
 
-from everstep.codec import Undecodable, describe_error
+from everstep.codec import ArgumentsCodec, Undecodable, describe_error
 from everstep.core.failures import failure_of
 from everstep.core.loop import new_loop
 from everstep.core.mailbox import Mailbox
-from everstep.core.mismatch import diverged, same_command, slot_of
+from everstep.core.mismatch import diverged, same_by_todays_types, same_command, slot_of
+from everstep.core.patches import Patches
 from everstep.core.place import user_line
 from everstep.core.states import States
 from everstep.core.waits import Operation, SignalWait, Timer
@@ -48,6 +49,7 @@ from everstep.events import (
     Ending,
     Input,
     NoteRecorded,
+    PatchApplied,
     RunCancelled,
     RunClaimed,
     RunCreated,
@@ -90,6 +92,7 @@ class Program:
         ending: How the run ended, once it has.
         cancel_requested: The cancel that arrived, if one did.
         divergence: The first mismatch between code and journal; the program is useless from then on.
+        patches: The changes of its code that it takes; those in the journal are told before it is replayed.
         recoveries: How often the run had been taken over when the current activation was made; operations remember theirs.
         step: Name of the step or child last asked for.
         cursor: How many steps and children have been asked for.
@@ -108,6 +111,7 @@ class Program:
         self.cancel_requested: CancelRequested | DeadlinePassed | None = None
         self.divergence: NondeterminismError | None = None
         self.version = 0
+        self.patches = Patches()
         self.recoveries = 0
         self.step = ""
         self.cursor = 0
@@ -145,7 +149,8 @@ class Program:
             NondeterminismError: It does not, or it ends where the journal goes on, or the other way round. The program must
                 then be evicted.
         """
-        self._expected = {slot_of(event): event for event in recorded}
+        # A marker that no code asks for any more is no difference.
+        self._expected = {slot_of(event): event for event in recorded if not isinstance(event, PatchApplied)}
         self._run(inputs, at, version)
         if self.divergence is None and self._expected:
             left = next(iter(self._expected.values()))
@@ -263,7 +268,7 @@ class Program:
             child_id = child_run_id(self.run_id, key)
             event = ChildStarted(key, child_id, definition.name, Raw(args), digest, call.source)
             self.children[key] = definition
-        operation = Operation(self, self._record(event), call)
+        operation = Operation(self, self._record(event, definition.arguments), call)
         self.operations[key] = operation
         self.step = definition.name
         self.cursor += 1
@@ -309,6 +314,19 @@ class Program:
         if not self._is_shut():
             self._record(NoteRecorded(self.loop.next_key(), name, Raw(value)))
 
+    def patched(self, patch_id: str) -> bool:
+        """Whether the run takes a change of its code; the first time it is asked live, the answer is recorded."""
+        if self._is_shut():
+            return False
+        if not self.patches.is_decided(patch_id) and not self.is_replaying:
+            self._record(PatchApplied(patch_id))
+        return self.patches.ask(patch_id, is_replaying=self.is_replaying)
+
+    def deprecate_patch(self, patch_id: str) -> None:
+        """Mark the run as one that takes the change. Replayed it asks nothing: what the old branch asked for is compared."""
+        if not self.is_replaying:
+            self.patched(patch_id)
+
     def wait_until(self, predicate: Callable[[], bool]) -> asyncio.Future[None]:
         """Wait until the code itself has made this true."""
         self._is_shut()
@@ -337,7 +355,7 @@ class Program:
             del self.timers[key]
             self._record(TimerCancelled(key))
 
-    def _record(self, event: Any) -> Any:
+    def _record(self, event: Any, arguments: ArgumentsCodec | None = None) -> Any:
         """Live: note the command. Replayed: find it among the recorded ones, or raise where it was called."""
         if self._expected is None:
             self.issued.append(event)
@@ -345,7 +363,10 @@ class Program:
         if self.divergence is not None:
             return event  # A cancel on the way out: the first difference is the one to tell.
         recorded = self._expected.pop(slot_of(event), None)
-        if recorded is None or not same_command(recorded, event):
+        is_same = recorded is not None and (
+            same_command(recorded, event) or (arguments is not None and same_by_todays_types(recorded, event, arguments))
+        )
+        if not is_same:
             self.divergence = diverged(self.run_id, self.version, recorded, event, self._recorded_on())
             raise self.divergence
         return recorded

@@ -26,6 +26,7 @@ from everstep.events import (
     DeadlinePassed,
     Event,
     NoteRecorded,
+    PatchApplied,
     RunCancelled,
     RunClaimed,
     RunCreated,
@@ -212,6 +213,8 @@ class _Fold:
                 pass  # These change what the run waits for (or say why), not what it has.
             case SignalReceived() | SignalAwaited() | SignalWaitCancelled():
                 pass  # These change what the run waits for, not what it has.
+            case PatchApplied():
+                pass  # It says which branch the code takes; what came of that says itself.
             case _:
                 assert_never(event)
 

@@ -44,6 +44,7 @@ from everstep.events import (
     Event,
     Input,
     NoteRecorded,
+    PatchApplied,
     RunCancelled,
     RunFailed,
     RunPaused,
@@ -372,7 +373,7 @@ class Driver:
                         alarm.cancel()
                 case ChildStarted() | ChildCancelled():
                     pass  # The child, or the message to it, was part of the entry.
-                case SignalAwaited() | SignalWaitCancelled() | StatePublished() | NoteRecorded():
+                case SignalAwaited() | SignalWaitCancelled() | StatePublished() | NoteRecorded() | PatchApplied():
                     pass  # These are done by being recorded.
         self._watch_deadline()
 
