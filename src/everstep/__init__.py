@@ -8,6 +8,8 @@ Everything public is named here; nothing inside imports this module.
 
 from everstep.client import Client, Handle, HistoryEntry
 from everstep.codec import Undecodable
+from everstep.core.diff import Change
+from everstep.core.progress import OpenStep, Progress
 from everstep.core.snapshots import Checkpoint, Pointer, Snapshot
 from everstep.definitions import Call, Step, Workflow, step, workflow
 from everstep.engine.engine import Engine
@@ -56,6 +58,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Call",
     "CallAlreadyUsed",
+    "Change",
     "Checkpoint",
     "Client",
     "CorruptJournal",
@@ -69,8 +72,10 @@ __all__ = [
     "InvalidStoreURL",
     "LeaseLost",
     "NondeterminismError",
+    "OpenStep",
     "PayloadTooLarge",
     "Pointer",
+    "Progress",
     "RemoteError",
     "Retry",
     "RetryAfter",

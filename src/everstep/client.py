@@ -18,6 +18,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from everstep.codec import rebuild_error
+from everstep.core.diff import Change, changes
+from everstep.core.progress import Progress, progress
 from everstep.core.snapshots import Snapshot, fold, instant
 from everstep.core.starting import describe_start, first_event, refuse_conflict
 from everstep.definitions import Call, Workflow, declared_errors, require_call
@@ -152,6 +154,34 @@ class Handle(Generic[R_co]):
         """
         run, entries = await self._client.load_journal(self.run_id)
         return fold(entries, run, version)
+
+    async def diff(self, v1: int, v2: int | None = None) -> list[Change]:
+        """What changed in the run's state from one version to another: a place, what it was, what it became.
+
+        Args:
+            v1: The version to compare with. It may be the newer one.
+            v2: The version to describe; None for the newest.
+
+        Returns:
+            One change per place, in the order of the state at ``v2``; empty if there is no difference.
+
+        Raises:
+            CorruptJournal: The journal was altered.
+            UsageError: There is no such version.
+        """
+        run, entries = await self._client.load_journal(self.run_id)
+        return changes(fold(entries, run, v1).payload, fold(entries, run, v2).payload)
+
+    async def progress(self) -> Progress:
+        """What the run is doing: open steps since when, the attempt that is next, why the last one failed. Reads only.
+
+        Raises:
+            CorruptJournal: The journal was altered.
+            RunNotFound: There is no such run.
+        """
+        run, entries = await self._client.load_journal(self.run_id)
+        rows = await self._client.store.attempts(run.run_key)
+        return progress(run, entries, rows, self._client.store.now())
 
     async def history(self) -> list[HistoryEntry]:
         """Every entry of the journal, verified, oldest first."""

@@ -127,6 +127,7 @@ class AttemptRecord(Struct, frozen=True, kw_only=True, gc=False):
         recoveries: The run's count of recoveries when this was written: each later one cost an attempt.
         details: JSON of the last heartbeat's details, or None.
         error: JSON of the ErrorRecord of the last failure, or None.
+        failures_max: So many failures end the step; None for no limit.
     """
 
     run_key: RunKey
@@ -137,6 +138,7 @@ class AttemptRecord(Struct, frozen=True, kw_only=True, gc=False):
     recoveries: int = 0
     details: bytes | None = None
     error: bytes | None = None
+    failures_max: int | None = None
 
 
 class Message(Struct, frozen=True, kw_only=True, gc=False):

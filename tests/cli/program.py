@@ -27,6 +27,11 @@ async def charge(order_id: str, cents: int) -> str:
     return f"ch_{order_id}_{cents}"
 
 
+@es.step(retry=es.Retry(attempts=5, delay=3600, max_delay=3600, jitter=0))
+async def fetch(url: str) -> str:
+    raise ConnectionError(f"503 from {url}")
+
+
 @es.step
 async def decline(text: str) -> None:
     raise ValueError(text)
@@ -64,3 +69,8 @@ async def patient(order: Order, seconds: float = 3600) -> str:
 @es.workflow
 async def parent(order_id: str) -> str:
     return await patient(Order(order_id, 1))
+
+
+@es.workflow
+async def fetching(url: str) -> str:
+    return await fetch(url)

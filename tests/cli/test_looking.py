@@ -125,6 +125,26 @@ def test_show_says_what_a_run_is_doing(run_id: str, sentence: str, seeded: Path)
     assert said.startswith(sentence.replace("app.py", "program.py"))
 
 
+def test_show_says_which_attempt_is_next_and_why_the_last_one_failed(place: Path) -> None:
+    """What happens between two attempts is in no journal; it must be seen all the same."""
+    everstep("start", "app:fetching", '{"url": "bank"}', "--id", "order-7", cwd=place)
+    worker = subprocess.Popen(command("worker", "app"), cwd=place, env=environment(), stderr=subprocess.DEVNULL)
+    try:
+        while json.loads(everstep("show", "order-7", "--json", cwd=place).stdout)["status"] != "waiting":
+            assert worker.poll() is None
+    finally:
+        worker.kill()
+        worker.wait()
+    _, sentence, *rest = everstep("show", "order-7", cwd=place).stdout.splitlines()
+    [operation] = json.loads(everstep("show", "order-7", "--json", cwd=place).stdout)["operations"]
+
+    assert re.fullmatch(r"Attempt 2 of 5 of fetch at .*\d\d:\d\d.*: ConnectionError: 503 from bank\.", sentence)
+    assert any(re.search(r"▶ fetch .* attempt 2 of 5, in (59m|1h) .* · ConnectionError: 503 from bank", line) for line in rest)
+    assert (2, 1, 5) == (operation["attempt"], operation["failures"], operation["failures_max"])
+    assert "ConnectionError" == operation["error"]["type"]
+    assert operation["next_attempt_at"] > operation["asked_at"]
+
+
 def test_show_has_a_view_of_every_version(seeded: Path) -> None:
     """The past as it was then."""
     versions = json.loads(everstep("show", "order-1", "--json", cwd=seeded).stdout)["version"]

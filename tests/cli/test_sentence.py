@@ -1,6 +1,7 @@
 """What is it doing? One sentence for each thing that a run can be at, from events alone."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
 import pytest
@@ -8,6 +9,9 @@ import pytest
 from everstep.cli.proof import Evidence, failures, repeated
 from everstep.cli.sentence import Circumstances, doing
 from everstep.cli.story import How, Story, tell
+from everstep.cli.words import clock
+from everstep.core.progress import OpenStep
+from everstep.core.snapshots import instant
 from everstep.events import (
     NO_PAYLOAD,
     CancelRequested,
@@ -66,6 +70,7 @@ def said(
     wake_at: Micros | None = None,
     owner: str = "",
     workers: int | None = 1,
+    open_steps: Sequence[OpenStep] = (),
 ) -> str:
     facts = Circumstances(
         run_id="r",
@@ -75,6 +80,7 @@ def said(
         wake_at=wake_at,
         owner=owner,
         workers=workers,
+        open_steps={step.key: step for step in open_steps},
     )
     return doing(story(CREATED, *events), facts)
 
@@ -114,6 +120,34 @@ def test_a_parked_step_is_between_attempts() -> None:
     sentence = said(Status.WAITING, CLAIMED, scheduled("0:1", "charge"), wake_at=T0 + 12 * SECOND)
 
     assert "Step charge is between attempts: the next one in 12s." == sentence
+
+
+def failed_before(key: str, name: str, due_at: datetime | None, attempt: int = 4) -> OpenStep:
+    error = ErrorRecord("httpx.HTTPError", "503.\nService unavailable")
+    return OpenStep(key, name, instant(T0), attempt=attempt, failures=3, failures_max=5, due_at=due_at, error=error)
+
+
+def test_a_step_between_attempts_says_which_is_next_when_and_why() -> None:
+    """The row says so, whether the run is parked or not."""
+    due_at = T0 + 12 * SECOND
+    row = failed_before("0:1", "charge", instant(due_at))
+    sentence = said(Status.RUNNING, CLAIMED, scheduled("0:1", "charge"), owner="worker-1", open_steps=[row])
+
+    assert f"Attempt 4 of 5 of charge at {clock(due_at, T0)}: httpx.HTTPError: 503." == sentence
+
+
+def test_a_step_that_runs_again_says_why() -> None:
+    """An attempt that was lost with its worker is no failure: there may be more attempts than failures are allowed."""
+    fourth, sixth = failed_before("0:1", "charge", None), failed_before("0:1", "charge", None, attempt=6)
+    sentences = [
+        said(Status.RUNNING, CLAIMED, scheduled("0:1", "charge"), owner="w", after=2, open_steps=[row])
+        for row in (fourth, sixth)
+    ]
+
+    assert [
+        "Step charge is running on w, asked for 2.00s ago, attempt 4 of 5 after httpx.HTTPError: 503.",
+        "Step charge is running on w, asked for 2.00s ago, attempt 6 after httpx.HTTPError: 503.",
+    ] == sentences
 
 
 def test_a_timer_says_what_is_left_of_it() -> None:

@@ -81,6 +81,7 @@ class Driver:
         for run in self.random.sample(runs, min(3, len(runs))):
             await self.both("get", run.run_id)
             entries = await self.both("load", run.run_key)
+            await self.both("attempts", run.run_key)
             verify_chain(entries, run_key=run.run_key, run_id=run.run_id, head=run.hash)
         trouble = RunFilter(statuses=(Status.DEAD, Status.PAUSED), before=runs[0].run_key if runs else None, limit=5)
         await self.both("list", trouble)
@@ -240,13 +241,14 @@ class Driver:
         return "create", Append(entry=entry, worker_key=worker_key, status=Status.RUNNING, create=new)
 
     def a_keep(self, run: RunRecord) -> Keep:
-        attempt = AttemptRecord(run_key=run.run_key, key=f"0:{run.cursor}", attempt=2, failures=1, due_at=5, error=b"{}")
+        limit, key = self.random.choice((3, None)), f"0:{run.cursor}"
+        row = AttemptRecord(run_key=run.run_key, key=key, attempt=2, failures=1, due_at=5, error=b"{}", failures_max=limit)
         release = self.random.random() < 0.5
         return Keep(
             run_key=run.run_key,
             worker_key=run.worker_key or 1,
             epoch=run.epoch,
-            attempts=(attempt,) if self.random.random() < 0.5 else (),
+            attempts=(row,) if self.random.random() < 0.5 else (),
             release=release,
             status=self.random.choice((Status.WAITING, Status.QUEUED)),
             wake_at=self.random.choice((None, self.clocks.now())),

@@ -145,6 +145,9 @@ async def outside() -> None:
         assert_type(await handle.status(), es.Status)
         assert_type(await handle.snapshot(3), es.Snapshot)
         assert_type(await handle.history(), list[es.HistoryEntry])
+        assert_type([change.path for change in await handle.diff(1, 3)], list[tuple[str | int, ...]])
+        assert_type(await handle.progress(), es.Progress)
+        assert_type([step.due_at for step in (await handle.progress()).open_steps], list[datetime | None])
         assert_type(await handle.cancel("enough"), bool)
     async with es.Client("sqlite:///orders.db") as client:
         assert_type(client.handle("order-42", checkout), es.Handle[tuple[str, bytes]])

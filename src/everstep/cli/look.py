@@ -10,17 +10,36 @@ from msgspec.structs import replace
 
 from everstep.cli.picture import Picture
 from everstep.cli.sentence import Circumstances
-from everstep.cli.session import owner_name
+from everstep.cli.session import owner_name, worker_names
 from everstep.cli.story import Dated, tell
+from everstep.client import Client
+from everstep.core.progress import progress
 from everstep.core.snapshots import fold
 from everstep.journal import Entry, decode_verified
-from everstep.records import Micros, RunRecord, WorkerKey, WorkerRecord
+from everstep.records import AttemptRecord, Micros, RunRecord, WorkerKey, WorkerRecord
+
+
+async def take_picture(client: Client, run_id: str, version: int | None = None) -> Picture:
+    """What a run looked like at a version; None for the newest. Raises as ``picture_of``, and RunNotFound."""
+    run, entries = await client.load_journal(run_id)
+    return await picture_from(client, run, entries, version)
+
+
+async def picture_from(client: Client, run: RunRecord, entries: Sequence[Entry], version: int | None = None) -> Picture:
+    """The same of a journal that is loaded already."""
+    rows = [] if run.status.is_at_rest else await client.store.attempts(run.run_key)
+    return picture_of(run, entries, rows, await worker_names(client), client.store.now(), version)
 
 
 def picture_of(
-    run: RunRecord, entries: Sequence[Entry], workers: Mapping[WorkerKey, WorkerRecord], now: Micros, version: int | None = None
+    run: RunRecord,
+    entries: Sequence[Entry],
+    rows: Sequence[AttemptRecord],
+    workers: Mapping[WorkerKey, WorkerRecord],
+    now: Micros,
+    version: int | None = None,
 ) -> Picture:
-    """What a run looked like at a version; None for the newest. Pure.
+    """See above. Pure.
 
     Raises:
         CorruptJournal: The journal does not verify.
@@ -39,6 +58,7 @@ def picture_of(
         owner=owner_name(run, workers) if newest else "",
         workers=sum(worker.alive for worker in workers.values()) if newest else None,
         unread=run.inbox_seq - run.inbox_done if newest else 0,
+        open_steps={step.key: step for step in progress(run, entries, rows, now).open_steps} if newest else {},
     )
     return Picture(snapshot=snapshot, story=tell(dated(shown, run.run_id)), facts=facts)
 

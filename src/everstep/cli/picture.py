@@ -10,9 +10,10 @@ from msgspec import Struct
 
 from everstep.cli.glyphs import status_text
 from everstep.cli.inert import inert, inert_lines
-from everstep.cli.sentence import Circumstances, doing, summary
+from everstep.cli.sentence import Circumstances, attempt_of, doing, summary
 from everstep.cli.story import How, Operation, Story, What
-from everstep.cli.words import clock, count, duration, iso, shortened
+from everstep.cli.words import clock, count, duration, iso, micros, shortened
+from everstep.core.progress import OpenStep
 from everstep.core.snapshots import Snapshot
 from everstep.records import ErrorRecord, Micros
 
@@ -45,7 +46,7 @@ def lines(picture: Picture, *, steps_max: int = OPERATIONS_SHOWN) -> list[str]:
         inert(_header(snapshot, story, facts)),
         inert(doing(story, facts)),
         "",
-        *_operations(story, facts.now, None if picture.wide else steps_max),
+        *_operations(story, facts, None if picture.wide else steps_max),
         *_error(story.error),
         inert(_footer(snapshot, story, facts)),
     ]
@@ -66,7 +67,7 @@ def as_json(picture: Picture) -> dict[str, Any]:
         "current_step": {"name": snapshot.current_step.name, "cursor": snapshot.current_step.cursor},
         "recoveries": len(story.recoveries()),
         "error": error,
-        "operations": [_operation_json(operation) for operation in story.operations],
+        "operations": [_operation_json(operation, facts.open_steps.get(operation.key)) for operation in story.operations],
         "payload": snapshot.payload,
     }
 
@@ -84,7 +85,7 @@ def _header(snapshot: Snapshot, story: Story, facts: Circumstances) -> str:
     return "  ".join(parts)
 
 
-def _operations(story: Story, now: Micros, shown_max: int | None) -> list[str]:
+def _operations(story: Story, facts: Circumstances, shown_max: int | None) -> list[str]:
     operations = story.operations
     hidden = 0 if shown_max is None else max(0, len(operations) - shown_max)
     shown = operations[hidden:]
@@ -92,14 +93,14 @@ def _operations(story: Story, now: Micros, shown_max: int | None) -> list[str]:
         return []
     width = min(NAME_WIDTH_MAX, max(len(inert(operation_name(operation))) for operation in shown))
     before = [f" … {count(hidden, 'earlier operation')} not shown: --json prints all"] if hidden else []
-    return [*before, *(_operation(operation, now, width) for operation in shown), ""]
+    return [*before, *(_operation(operation, facts, width) for operation in shown), ""]
 
 
-def _operation(operation: Operation, now: Micros, width: int) -> str:
+def _operation(operation: Operation, facts: Circumstances, width: int) -> str:
     is_waiting = operation.how is How.OPEN and operation.what is not What.STEP
     sign = "◷" if is_waiting else _SIGNS[operation.how]
     name = inert(operation_name(operation))
-    return f" {sign} {name:<{width}}  {_length(operation, now):>8}  {inert(_remark(operation, now))}".rstrip()
+    return f" {sign} {name:<{width}}  {_length(operation, facts.now):>8}  {inert(_remark(operation, facts))}".rstrip()
 
 
 def operation_name(operation: Operation) -> str:
@@ -119,11 +120,11 @@ def _length(operation: Operation, now: Micros) -> str:
     return duration((operation.ended_at or now) - operation.asked_at)
 
 
-def _remark(operation: Operation, now: Micros) -> str:
+def _remark(operation: Operation, facts: Circumstances) -> str:
     attempts = f"{operation.attempt} attempts" if operation.attempt > 1 else ""
     match operation.how:
         case How.OPEN:
-            return _pending(operation, now)
+            return _pending(operation, facts.now, facts.open_steps.get(operation.key))
         case How.FAILED:
             return " · ".join(filter(None, [attempts, summary(operation.error)]))
         case How.UNKNOWN:
@@ -134,7 +135,7 @@ def _remark(operation: Operation, now: Micros) -> str:
             return attempts
 
 
-def _pending(operation: Operation, now: Micros) -> str:
+def _pending(operation: Operation, now: Micros, tried: OpenStep | None) -> str:
     match operation.what:
         case What.TIMER:
             left = (operation.due_at or 0) - now
@@ -144,7 +145,12 @@ def _pending(operation: Operation, now: Micros) -> str:
         case What.SIGNAL:
             return f"waiting for signal {operation.name}"
         case What.STEP:
-            return "running"
+            return "running" if tried is None or tried.error is None else _tried(tried, now)
+
+
+def _tried(step: OpenStep, now: Micros) -> str:
+    when = "running" if step.due_at is None else f"in {duration(micros(step.due_at) - now)}"
+    return f"{attempt_of(step)}, {when} · {summary(step.error)}"
 
 
 def _error(error: ErrorRecord | None) -> list[str]:
@@ -184,19 +190,23 @@ def _footer(snapshot: Snapshot, story: Story, facts: Circumstances) -> str:
     return " · ".join(parts)
 
 
-def _operation_json(operation: Operation) -> dict[str, Any]:
+def _operation_json(operation: Operation, tried: OpenStep | None) -> dict[str, Any]:
+    error = operation.error if tried is None else tried.error
     return {
         "key": operation.key,
         "what": operation.what.value,
         "name": operation.name,
         "how": operation.how.value,
-        "attempt": operation.attempt,
+        "attempt": operation.attempt if tried is None else tried.attempt,
+        "failures": None if tried is None else tried.failures,
+        "failures_max": None if tried is None else tried.failures_max,
+        "next_attempt_at": None if tried is None or tried.due_at is None else iso(micros(tried.due_at)),
         "asked_at": iso(operation.asked_at),
         "ended_at": None if operation.ended_at is None else iso(operation.ended_at),
         "due_at": None if operation.due_at is None else iso(operation.due_at),
         "child_run_id": operation.child_id or None,
         "source": operation.source,
-        "error": None if operation.error is None else msgspec.to_builtins(operation.error),
+        "error": None if error is None else msgspec.to_builtins(error),
     }
 
 

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
 from everstep.cli.story import How, Operation, Story, What
-from everstep.cli.words import clock, count, duration
+from everstep.cli.words import clock, count, duration, micros
+from everstep.core.progress import OpenStep
 from everstep.events import CancelRequested
 from everstep.records import ErrorRecord, Micros, Status
 
@@ -26,6 +27,7 @@ class Circumstances(Struct, frozen=True, kw_only=True):
         owner: Name of the worker that owns it; empty for none.
         workers: How many workers are alive on this store; None if not known.
         unread: How many messages (a cancel, a child's end) wait in its inbox.
+        open_steps: What is known of the attempts of steps that are open, by the key of their command.
     """
 
     run_id: str
@@ -36,6 +38,7 @@ class Circumstances(Struct, frozen=True, kw_only=True):
     owner: str = ""
     workers: int | None = None
     unread: int = 0
+    open_steps: Mapping[str, OpenStep] = {}
 
 
 def doing(story: Story, facts: Circumstances) -> str:
@@ -95,12 +98,24 @@ def _steps(steps: Sequence[Operation], facts: Circumstances) -> str:
     names = _listed([step.name for step in steps])
     verb = "is" if len(steps) == 1 else "are"
     noun = "Step" if len(steps) == 1 else "Steps"
+    tried = facts.open_steps.get(steps[0].key) if len(steps) == 1 else None
+    if tried is not None and tried.due_at is not None:
+        return (
+            f"{attempt_of(tried).capitalize()} of {names} at {clock(micros(tried.due_at), facts.now)}: {summary(tried.error)}."
+        )
     if not facts.owner and facts.wake_at is not None:
         # Parked with a step open: only a retry delay does that.
         return f"{noun} {names} {verb} between attempts: the next one in {duration(facts.wake_at - facts.now)}."
     where = f" on {facts.owner}" if facts.owner else ""
     since = duration(facts.now - min(step.asked_at for step in steps))
-    return f"{noun} {names} {verb} running{where}, asked for {since} ago."
+    again = f", {attempt_of(tried)} after {summary(tried.error)}" if tried is not None and tried.error is not None else ""
+    return f"{noun} {names} {verb} running{where}, asked for {since} ago{again}."
+
+
+def attempt_of(step: OpenStep) -> str:
+    """``attempt 4 of 5``. Attempts that were lost with their worker use up none of them, and may be more."""
+    limit = f" of {step.failures_max}" if step.failures_max is not None and step.attempt <= step.failures_max else ""
+    return f"attempt {step.attempt}{limit}"
 
 
 def _children(children: Sequence[Operation], timers: Sequence[Operation], facts: Circumstances) -> str:

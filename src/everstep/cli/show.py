@@ -8,10 +8,10 @@ import click
 
 from everstep.cli.glyphs import COLOUR_OF_STATUS, status_text
 from everstep.cli.inert import json_text
-from everstep.cli.look import picture_of, widened
+from everstep.cli.look import take_picture, widened
 from everstep.cli.options import json_option, run_argument, store_option
 from everstep.cli.picture import Picture, as_json, lines
-from everstep.cli.session import connected, worker_names
+from everstep.cli.session import connected
 from everstep.cli.terminal import Terminal, current_terminal
 
 
@@ -27,8 +27,7 @@ def command(run: str, at: int | None, as_json: bool, url: str) -> None:
 
 async def _show(terminal: Terminal, url: str, run_id: str, at: int | None, *, as_json: bool) -> None:
     async with connected(url) as client:
-        run, entries = await client.load_journal(run_id)
-        picture = picture_of(run, entries, await worker_names(client), client.store.now(), at)
+        picture = await take_picture(client, run_id, at)
     if as_json:
         _print_json(terminal, picture)
     else:

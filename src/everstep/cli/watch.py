@@ -19,10 +19,10 @@ import msgspec
 from everstep.cli.faults import OK, UNSUCCESSFUL
 from everstep.cli.inert import json_text
 from everstep.cli.layout import tsv
-from everstep.cli.look import picture_of
+from everstep.cli.look import picture_from
 from everstep.cli.options import run_argument, store_option, timeout_option
 from everstep.cli.picture import Picture, event_line, lines, operation_name
-from everstep.cli.session import connected, worker_names
+from everstep.cli.session import connected
 from everstep.cli.show import print_picture
 from everstep.cli.terminal import Terminal, current_terminal
 from everstep.cli.words import iso
@@ -76,7 +76,7 @@ async def follow(client: Client, view: View, run_id: str, timeout: float | None)
     picture: Picture | None = None
     with view.open():
         async for run, entries in _changes(client, run_id, timeout):
-            picture = picture_of(run, entries, await worker_names(client), client.store.now())
+            picture = await picture_from(client, run, entries)
             view.changed(run, entries, picture)
     assert picture is not None
     view.ended(picture)

@@ -32,6 +32,11 @@ def clock(at: Micros, now: Micros) -> str:
     return local.strftime("%H:%M:%S" if local.date() == today.date() else "%Y-%m-%d %H:%M")
 
 
+def micros(at: datetime) -> Micros:
+    """An aware datetime as the store counts."""
+    return (at - _EPOCH) // timedelta(microseconds=1)
+
+
 def iso(at: Micros) -> str:
     """An instant for programs: UTC, microseconds, ISO 8601."""
     return (_EPOCH + timedelta(microseconds=at)).isoformat(timespec="microseconds").replace("+00:00", "Z")

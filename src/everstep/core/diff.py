@@ -49,6 +49,11 @@ def diff(old: Any, new: Any) -> list[Change]:
     return list(_walk((), old, new))
 
 
+def changes(old: Any, new: Any) -> list[Change]:
+    """The places that differ, without those that do not."""
+    return [change for change in diff(old, new) if change.kind is not Kind.UNCHANGED]
+
+
 def path_text(path: Path) -> str:
     """A path as one would write it: ``steps.charge[3]["two words"]``. The root is ``.``."""
     text = "".join(_part_text(part) for part in path)

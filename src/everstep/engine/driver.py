@@ -23,13 +23,13 @@ from typing import Protocol
 
 import msgspec
 
+from everstep.core.attempts import plan_attempt
 from everstep.core.execution import Activation, Execution
 from everstep.core.starting import first_event
 from everstep.core.transitions import Happened, next_status
 from everstep.core.waits import Operation
 from everstep.definitions import Workflow
 from everstep.engine.alarms import Alarm
-from everstep.engine.attempts import plan_attempt
 from everstep.engine.committer import Committer
 from everstep.engine.facts import Ended, Facts
 from everstep.engine.family import cancels_of, children_of

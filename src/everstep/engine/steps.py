@@ -21,17 +21,19 @@ from functools import partial
 from random import Random
 from typing import Any, Protocol, cast
 
+import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
 from everstep.ambient import StepScope, step_scope
 from everstep.codec import describe_error
+from everstep.core.attempts import Plan
 from everstep.core.waits import Operation
 from everstep.definitions import Step
 from everstep.engine.alarms import Alarm
-from everstep.engine.attempts import Plan
 from everstep.errors import PayloadTooLarge, StepTimeout, Unencodable
 from everstep.events import StepCompleted, StepFailed, StepOutcomeUnknown, StepScheduled
-from everstep.records import AttemptRecord, Micros
+from everstep.records import AttemptRecord, ErrorRecord, Micros
 from everstep.retry import next_delay
 
 logger = logging.getLogger("everstep")
@@ -121,6 +123,11 @@ def _outcome_of(function: Callable[[], Any], ended: Future[None]) -> tuple[Any, 
         return None, error
     finally:
         ended.set_result(None)
+
+
+def _in_short(error: ErrorRecord) -> ErrorRecord:
+    """Without tracebacks: the row is written again with every heartbeat, and the last failure is recorded in full."""
+    return ErrorRecord(error.type, error.message)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[[Future[Any]], None], future: Future[Any]) -> None:
@@ -270,6 +277,8 @@ class StepRun:
             due_at=due_at,
             recoveries=self._host.recoveries,
             details=self._details,
+            error=plan.error,
+            failures_max=self._definition.retry.attempts,
         )
 
     # --- what the body sees (StepScope) ---------------------------------------------------------------------------------------
@@ -328,7 +337,7 @@ class StepRun:
     def _launch(self) -> None:
         self.waits_until = None
         if self._plan.due_at is not None:
-            self._plan = Plan(attempt=self._plan.attempt, failures=self._plan.failures, details=self._details)
+            self._plan = replace(self._plan, due_at=None, details=self._details)
         # A context of its own: what one body sets must not reach the next, which may be started from inside it.
         self._task = asyncio.Task(self._attempt(), loop=self._tools.loop, context=self._tools.base_context.copy())
 
@@ -387,7 +396,13 @@ class StepRun:
             self._fail_for_good(error)
             return
         due_at = self._tools.now() + round(delay * 1e6)
-        self._plan = Plan(attempt=self._plan.attempt + 1, failures=failures, due_at=due_at, details=self._details)
+        self._plan = Plan(
+            attempt=self._plan.attempt + 1,
+            failures=failures,
+            due_at=due_at,
+            details=self._details,
+            error=msgspec.json.encode(_in_short(describe_error(error))),
+        )
         self.waits_until = due_at
         self._alarm = Alarm(self._tools.now, due_at, self._launch)
         self._host.waits(self.record())

@@ -339,6 +339,10 @@ class Store(Protocol):
         """The journal in order, to its end or up to a version. Empty if there is no such run. Needs no claim."""
         ...
 
+    async def attempts(self, run_key: RunKey) -> list[AttemptRecord]:
+        """Rows of a run's unfinished steps, by their keys. Empty if there is no such run. Needs no claim."""
+        ...
+
     async def workers(self) -> list[WorkerRecord]:
         """Every worker that is alive or still owns runs."""
         ...

@@ -417,6 +417,12 @@ class MemoryStore:
         run = self._runs.get(run_key)
         return [] if run is None else [each for each in run.entries if up_to is None or each.version <= up_to]
 
+    async def attempts(self, run_key: RunKey) -> list[AttemptRecord]:
+        """See Store."""
+        self._check_open()
+        run = self._runs.get(run_key)
+        return [] if run is None else _sorted_attempts(run)
+
     async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
         """See Store."""
         self._check_open()
@@ -469,7 +475,7 @@ def _standing(run: _Run) -> rules.Standing:
     return rules.Standing(record.version, record.epoch, record.worker_key, record.inbox_seq, record.inbox_done)
 
 
-def _sorted_attempts(run: _Run) -> Sequence[AttemptRecord]:
+def _sorted_attempts(run: _Run) -> list[AttemptRecord]:
     return [run.attempts[key] for key in sorted(run.attempts)]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from everstep.journal import Entry
-from everstep.records import Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
+from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
 from everstep.stores.base import ClaimRequest, Claims, Created, Exists, NewRun, Outcome, RunFilter, Store, Write
 
 T = TypeVar("T")
@@ -96,6 +96,10 @@ class Connection:
     async def workers(self) -> list[WorkerRecord]:
         """See Store."""
         return await self.ask("workers", (), self.inner.workers)
+
+    async def attempts(self, run_key: RunKey) -> list[AttemptRecord]:
+        """See Store."""
+        return await self.ask("attempts", (run_key,), lambda: self.inner.attempts(run_key))
 
     async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
         """See Store."""

@@ -335,18 +335,31 @@ class StoreSuite:
         """P5: ``Keep`` writes them without an entry; the entry with the outcome removes them."""
         worker = await scene.worker()
         run = await scene.owned(worker)
-        first = AttemptRecord(
-            run_key=run.run_key, key="0:1", attempt=2, failures=1, due_at=7, recoveries=1, details=b"1", error=b"{}"
-        )
+        numbers = {"attempt": 2, "failures": 1, "due_at": 7, "recoveries": 1, "failures_max": 5}
+        first = AttemptRecord(run_key=run.run_key, key="0:1", details=b"1", error=b"{}", **numbers)
         second = AttemptRecord(run_key=run.run_key, key="0:2", attempt=1)
         await scene.commit(scene.keep(run, attempts=(first,)))
         await scene.commit(scene.keep(run, attempts=(second, AttemptRecord(run_key=run.run_key, key="0:3", attempt=1))))
+        assert ["0:1", "0:2", "0:3"] == [each.key for each in await scene.store.attempts(run.run_key)]
         run = await scene.landed(scene.append(run, settled=("0:3", "unheard of")))
         assert Landed() == (await scene.commit(scene.keep(run, release=True, wake_at=scene.store.now())))[0]
 
         claimed = await scene.claim_one(worker)
 
         assert [first, second] == claimed.attempts
+
+    async def test_attempts_can_be_read_by_anybody(self, scene: Scene) -> None:
+        """P15: as they are now, in order of their keys; a run at rest has none, and one that does not exist neither."""
+        run = await scene.owned(await scene.worker())
+        rows = [AttemptRecord(run_key=run.run_key, key=key, attempt=2) for key in ("0:1", "0:2")]
+        await scene.commit(scene.keep(run, attempts=tuple(reversed(rows))))
+
+        before = await scene.store.attempts(run.run_key)
+        await scene.commit(scene.append(run, SUCCESS, status=Status.SUCCEEDED))
+
+        assert rows == before
+        assert [] == await scene.store.attempts(run.run_key)
+        assert [] == await scene.store.attempts(run.run_key + 1)
 
     # --- P6 -----------------------------------------------------------------------------------------------------------
 

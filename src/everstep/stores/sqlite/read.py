@@ -31,9 +31,7 @@ _UNREAD_RUNS: Final = (
     "SELECT run_key, inbox_done FROM runs INDEXED BY runs_unread "
     "WHERE worker_key = ? AND worker_key IS NOT NULL AND inbox_seq > inbox_done ORDER BY run_key"
 )
-_ATTEMPTS: Final = (
-    "SELECT run_key, key, attempt, failures, due_at, recoveries, details, error FROM attempts WHERE run_key = ? ORDER BY key"
-)
+_ATTEMPTS: Final = f"SELECT {rows.ATTEMPT} FROM attempts WHERE run_key = ? ORDER BY key"  # noqa: S608  # names of columns
 _WORKERS: Final = """
 SELECT worker_key, name, gone = '', lease_seconds, (SELECT count(*) FROM runs WHERE runs.worker_key = workers.worker_key)
 FROM workers WHERE gone = '' OR EXISTS (SELECT 1 FROM runs WHERE runs.worker_key = workers.worker_key) ORDER BY worker_key

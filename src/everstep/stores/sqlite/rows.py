@@ -16,6 +16,7 @@ CREATED_AND_OUTCOME: Final = (
     "(SELECT events FROM journal WHERE id = runs.first), (SELECT events FROM journal WHERE id = runs.outcome_entry)"
 )
 ENTRY: Final = "run_key, version, epoch, at, drained, events, hash"
+ATTEMPT: Final = "run_key, key, attempt, failures, due_at, recoveries, details, error, failures_max"
 
 _STATUSES: Final = {status.value: status for status in Status}
 
@@ -67,7 +68,7 @@ def message_of(row: Row) -> Message:
 
 
 def attempt_of(row: Row) -> AttemptRecord:
-    """A row of run_key, key, attempt, failures, due_at, recoveries, details, error."""
+    """A row of the columns ATTEMPT."""
     return AttemptRecord(
         run_key=row[0],
         key=row[1],
@@ -77,4 +78,5 @@ def attempt_of(row: Row) -> AttemptRecord:
         recoveries=row[5],
         details=row[6],
         error=row[7],
+        failures_max=row[8],
     )

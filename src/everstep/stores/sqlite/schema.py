@@ -105,6 +105,7 @@ CREATE TABLE attempts(
     recoveries INTEGER NOT NULL,
     details BLOB,
     error BLOB,
+    failures_max INTEGER,
     PRIMARY KEY(run_key, key)
 ) STRICT, WITHOUT ROWID;
 

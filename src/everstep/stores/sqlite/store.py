@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from everstep.errors import StoreUnavailable
 from everstep.journal import Entry
-from everstep.records import Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
+from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
 from everstep.stores import rules
 from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Write
 from everstep.stores.changes import Changes
@@ -221,6 +221,10 @@ class SQLiteStore:
     async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
         """See Store."""
         return await self._read(lambda ask: read.journal(ask, run_key, up_to))
+
+    async def attempts(self, run_key: RunKey) -> list[AttemptRecord]:
+        """See Store."""
+        return await self._read(lambda ask: read.attempts(ask, run_key))
 
     async def list(self, query: RunFilter) -> list[RunRecord]:
         """See Store."""

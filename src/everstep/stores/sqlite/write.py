@@ -61,8 +61,8 @@ _STANDING: Final = "SELECT version, epoch, worker_key, inbox_seq, inbox_done FRO
 _IS_MY_WORKER_ALIVE: Final = "SELECT 1 FROM workers WHERE worker_key = ? AND gone = ''"
 
 _PUT_ATTEMPT: Final = """
-INSERT OR REPLACE INTO attempts(run_key, key, attempt, failures, due_at, recoveries, details, error)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT OR REPLACE INTO attempts(run_key, key, attempt, failures, due_at, recoveries, details, error, failures_max)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _DROP_ATTEMPT: Final = "DELETE FROM attempts WHERE run_key = ? AND key = ?"
 _DROP_ATTEMPTS: Final = "DELETE FROM attempts WHERE run_key = ?"
@@ -275,7 +275,7 @@ def _keep_attempts(tx: Tx, run_key: RunKey, attempts: Sequence[AttemptRecord], s
         tx.execute(_DROP_ATTEMPT, (run_key, key))
     for each in attempts:
         numbers = (each.attempt, each.failures, each.due_at, each.recoveries)
-        tx.execute(_PUT_ATTEMPT, (run_key, each.key, *numbers, each.details, each.error))
+        tx.execute(_PUT_ATTEMPT, (run_key, each.key, *numbers, each.details, each.error, each.failures_max))
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------------

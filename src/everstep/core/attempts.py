@@ -22,12 +22,14 @@ class Plan(Struct, frozen=True, kw_only=True, gc=False):
         failures: How many attempts have raised before it.
         due_at: Not before this instant; None for at once.
         details: JSON that the last heartbeat left, or None.
+        error: JSON of the ErrorRecord of the last failure, or None.
     """
 
     attempt: int = 1
     failures: int = 0
     due_at: Micros | None = None
     details: bytes | None = None
+    error: bytes | None = None
 
     @property
     def may_have_begun(self) -> bool:
@@ -50,7 +52,7 @@ def plan_attempt(row: AttemptRecord | None, *, scheduled_after: int, recoveries:
     if row is None:
         return FIRST if recoveries == scheduled_after else Plan(attempt=1 + recoveries - scheduled_after)
     if row.due_at is not None and row.due_at > now:
-        return Plan(attempt=row.attempt, failures=row.failures, due_at=row.due_at, details=row.details)
+        return Plan(attempt=row.attempt, failures=row.failures, due_at=row.due_at, details=row.details, error=row.error)
     # Its time had come (or it was running): each worker that died since may have begun it.
     lost = recoveries - row.recoveries
-    return Plan(attempt=row.attempt + lost, failures=row.failures, details=row.details)
+    return Plan(attempt=row.attempt + lost, failures=row.failures, details=row.details, error=row.error)
