@@ -15,8 +15,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors events commands records retry ids journal ambient",),  # the vocabulary: values only
     ("codec", "telemetry"),
     ("definitions", "inside", "talk", "many", "patches"),
+    ("generations",),
     ("core", "stores"),
-    ("client", "engine"),
+    ("forks",),
+    ("client repair", "engine"),
     ("cli", "lint", "testing", "sync", "config"),
     ("__main__",),
 )

@@ -6,7 +6,7 @@ everstep keeps the state of multi-step work so that it survives anything.
 Everything public is named here; nothing inside imports this module.
 """
 
-from everstep.client import Client, Handle, HistoryEntry
+from everstep.client import Client, DeadLetter, Handle, HistoryEntry
 from everstep.codec import Undecodable
 from everstep.core.diff import Change
 from everstep.core.progress import OpenStep, Progress
@@ -16,10 +16,12 @@ from everstep.engine.engine import Engine
 from everstep.engine.run import run
 from everstep.errors import (
     CallAlreadyUsed,
+    ContinuedAsNew,
     CorruptJournal,
     EngineClosed,
     EverstepError,
     Evicted,
+    IllegalState,
     InvalidStoreURL,
     LeaseLost,
     NondeterminismError,
@@ -46,6 +48,7 @@ from everstep.errors import (
     Unencodable,
     UsageError,
 )
+from everstep.generations import continue_as_new
 from everstep.inside import Current, current, heartbeat, last_heartbeat, log, now, random, sleep, sleep_until, uuid4
 from everstep.many import gather, map  # noqa: A004  # es.map: the API's word
 from everstep.patches import deprecate_patch, patched
@@ -61,14 +64,17 @@ __all__ = [
     "Change",
     "Checkpoint",
     "Client",
+    "ContinuedAsNew",
     "CorruptJournal",
     "Current",
+    "DeadLetter",
     "Engine",
     "EngineClosed",
     "EverstepError",
     "Evicted",
     "Handle",
     "HistoryEntry",
+    "IllegalState",
     "InvalidStoreURL",
     "LeaseLost",
     "NondeterminismError",
@@ -108,6 +114,7 @@ __all__ = [
     "Workflow",
     "__version__",
     "condition",
+    "continue_as_new",
     "current",
     "deprecate_patch",
     "gather",

@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, get_args, overload
 
 import msgspec
 from msgspec import Raw, Struct
 
+from everstep import repair
 from everstep.codec import rebuild_error
 from everstep.core.diff import Change, changes
 from everstep.core.progress import Progress, progress
+from everstep.core.reuse import Ledger
 from everstep.core.snapshots import Snapshot, fold, instant
 from everstep.core.starting import describe_start, first_event, refuse_conflict
 from everstep.definitions import Call, Workflow, declared_errors, require_call
 from everstep.errors import (
+    IllegalState,
     InvalidStoreURL,
     RunCancelled,
     RunConflict,
@@ -40,6 +44,7 @@ from everstep.events import (
     Event,
     RunCreated,
     RunDied,
+    RunDiscarded,
     RunSucceeded,
     SignalReceived,
     decode_events,
@@ -55,6 +60,7 @@ from everstep.events import (
 from everstep.events import (
     RunPaused as RunPausedEvent,
 )
+from everstep.forks import shared_history
 from everstep.ids import check_run_id, new_run_id
 from everstep.journal import Entry, decode_verified, verify_chain
 from everstep.records import ErrorRecord, Message, Micros, RunKey, RunRecord, Status, WorkerRecord
@@ -67,6 +73,7 @@ T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 OnConflict = Literal["join", "raise"]
 
+DEAD_PER_PAGE = 200
 POLL_SECONDS_MAX = 1.0
 """A store tells when something changed; this bounds the wait if it could not."""
 
@@ -87,6 +94,31 @@ class HistoryEntry(Struct, frozen=True):
     epoch: int
     hash: str
     events: tuple[Event, ...]
+
+
+class DeadLetter(Struct, frozen=True):
+    """A run that the engine gave up on.
+
+    Attributes:
+        run_id: The run.
+        workflow: Its workflow.
+        step: The step that it last asked for.
+        reason: Why it was given up.
+        died_at: When, an aware datetime.
+    """
+
+    run_id: str
+    workflow: str
+    step: str
+    reason: str
+    died_at: datetime
+
+
+def dead_letter(run: RunRecord) -> DeadLetter:
+    """What is told of a dead run."""
+    last = _last_event(run)
+    reason = last.reason if isinstance(last, RunDied) else "its last entry cannot be read"
+    return DeadLetter(run.run_id, run.workflow, run.step, reason, instant(run.updated_at))
 
 
 class Ending(Protocol):
@@ -153,7 +185,7 @@ class Handle(Generic[R_co]):
             UsageError: There is no such version.
         """
         run, entries = await self._client.load_journal(self.run_id)
-        return fold(entries, run, version)
+        return fold(entries, run, version, shared=await self._client.shared_history(run))
 
     async def diff(self, v1: int, v2: int | None = None) -> list[Change]:
         """What changed in the run's state from one version to another: a place, what it was, what it became.
@@ -170,7 +202,9 @@ class Handle(Generic[R_co]):
             UsageError: There is no such version.
         """
         run, entries = await self._client.load_journal(self.run_id)
-        return changes(fold(entries, run, v1).payload, fold(entries, run, v2).payload)
+        shared = await self._client.shared_history(run)
+        before, after = (fold(entries, run, version, shared=shared).payload for version in (v1, v2))
+        return changes(before, after)
 
     async def progress(self) -> Progress:
         """What the run is doing: open steps since when, the attempt that is next, why the last one failed. Reads only.
@@ -228,7 +262,105 @@ class Handle(Generic[R_co]):
             RunNotFound: There is no such run.
         """
         run = await self._client.post(self.run_id, CancelRequested(reason, actor))
+        if run.status is Status.PAUSED:
+            await self.resume(reason, actor=actor)  # Only a run that goes on can clean up.
         return not run.status.is_at_rest
+
+    # --- repair -----------------------------------------------------------------------------------------------------------
+
+    async def pause(self, reason: str = "", *, actor: str = "") -> None:
+        """Let the run stop where it is, soon: bodies that are being executed finish first. Safe to repeat.
+
+        A paused run takes no step and no signal, and costs no memory; its timers keep their due time.
+
+        Raises:
+            IllegalState: It is at rest.
+            RunNotFound: There is no such run.
+        """
+        await repair.pause(self._client, self.run_id, repair.check_by(reason, actor))
+
+    async def resume(self, reason: str = "", *, actor: str = "") -> None:
+        """Let a paused run go on, whatever paused it; code that refused it is tried again. Safe to repeat.
+
+        Raises:
+            IllegalState: It is at rest.
+            RunNotFound: There is no such run.
+        """
+        await repair.resume(self._client, self.run_id, repair.check_by(reason, actor))
+
+    async def retry(self, reason: str = "", *, actor: str = "") -> None:
+        """Reopen a failed or dead run: its code begins again, and nothing that it finished is executed again.
+
+        Finished steps and children are found by their place in the code, name and arguments, so corrected code gets the results
+        of all that it still asks for. Timers keep their due time, signals are there again. What failed is done again, with the
+        same idempotency key; an at-most-once step is not.
+
+        Raises:
+            IllegalState: The run has not failed; or its parent has been told of its failure (retry that one).
+            RunNotFound: There is no such run.
+        """
+        await repair.retry(self._client, self.run_id, repair.check_by(reason, actor))
+
+    async def discard(self, reason: str = "", *, actor: str = "") -> None:
+        """Give a failed, dead or paused run up for good: it ends as cancelled, and no more of its code is run.
+
+        Raises:
+            IllegalState: It is none of these.
+            RunNotFound: There is no such run.
+        """
+        await repair.discard(self._client, self.run_id, repair.check_by(reason, actor))
+
+    async def complete_step(self, step: str, result: object, reason: str = "", *, actor: str = "") -> None:
+        """Say what a step came to that is unfinished or has failed. A failed run is retried with it.
+
+        Args:
+            step: Its name (the last one of that name) or its key, as the history shows it.
+            result: Of the type that the step returns.
+            reason: Recorded with it.
+            actor: Who says so; recorded with it.
+
+        Raises:
+            IllegalState: The run is over, or has no such step.
+            Unencodable: The result cannot be stored.
+            RunNotFound: There is no such run.
+        """
+        by = repair.check_by(reason, actor)
+        await repair.override(self._client, self.run_id, step, result, by, skip=False)
+
+    async def skip_step(self, step: str, reason: str = "", *, actor: str = "") -> None:
+        """Let the run go on without a step that is unfinished or has failed: the code gets None. See ``complete_step``."""
+        by = repair.check_by(reason, actor)
+        await repair.override(self._client, self.run_id, step, None, by, skip=True)
+
+    async def fork(
+        self,
+        *,
+        at: int | str | None = None,
+        edit: Mapping[str, object] | None = None,
+        id: str | None = None,  # noqa: A002  # the API's word
+        reason: str = "",
+        actor: str = "",
+    ) -> Handle[R_co]:
+        """Start a new run that shares this one's history up to a version. This run is left as it is.
+
+        The fork's code runs from the start and finds done what was done by then; what was pending is done again under the
+        fork's own ids. Making one costs one entry, however long the history is.
+
+        Args:
+            at: A version, or the name of a step: up to just before that was finished. None for now, or for where the edits are.
+            edit: New values for results of steps and published states, by name. What came after them is not shared.
+            id: The fork's id; None for a fresh one.
+            reason: Recorded with it.
+            actor: Who does it; recorded with it.
+
+        Raises:
+            IllegalState: The id is taken, or there is no such version, step or state.
+            Unencodable: An edited value cannot be stored.
+            RunNotFound: There is no such run.
+        """
+        request = repair.Fork(at=at, edits=edit or {}, run_id=id)
+        forked = await repair.fork(self._client, self.run_id, request, repair.check_by(reason, actor))
+        return Handle(self._client, forked, self._workflow)
 
 
 class Client:
@@ -325,6 +457,39 @@ class Client:
             )
         return run
 
+    async def dead(self, *, limit: int = 50, before: RunKey | None = None) -> list[DeadLetter]:
+        """The runs that the engine gave up on, newest first. Act on one with ``handle(…).retry()`` or ``.discard()``.
+
+        Args:
+            limit: 1 to 1,000.
+            before: Only runs older than the one with this key: for the next page.
+        """
+        runs = await self.list(status=[Status.DEAD], limit=limit, before=before)
+        return [dead_letter(await self.get(run.run_id)) for run in runs]
+
+    async def requeue(self, *run_ids: str, reason: str = "", actor: str = "") -> Sequence[str]:
+        """Retry dead runs: these, or all there are. Returns the ids of those that were: others were dealt with meanwhile."""
+        return await self._with_dead(run_ids, lambda handle: handle.retry(reason, actor=actor))
+
+    async def discard(self, *run_ids: str, reason: str = "", actor: str = "") -> Sequence[str]:
+        """Give dead runs up for good: these, or all there are. Returns the ids of those that were."""
+        return await self._with_dead(run_ids, lambda handle: handle.discard(reason, actor=actor))
+
+    async def _with_dead(self, run_ids: Sequence[str], act: Callable[[Handle[Any]], Awaitable[None]]) -> Sequence[str]:
+        done: list[str] = []
+        async for run_id in self._each_dead() if not run_ids else _each(run_ids):
+            with suppress(IllegalState):
+                await act(self.handle(run_id))
+                done.append(run_id)
+        return done
+
+    async def _each_dead(self) -> AsyncIterator[str]:
+        before: RunKey | None = None
+        while page := await self.list(status=[Status.DEAD], limit=DEAD_PER_PAGE, before=before):
+            for run in page:
+                yield run.run_id
+            before = page[-1].run_key
+
     async def workers(self) -> list[WorkerRecord]:
         """Every worker that is alive or still owns runs."""
         await self.open()
@@ -337,13 +502,17 @@ class Client:
         run = await self.get(run_id)
         return run, await self.store.load(run.run_key, run.version)
 
+    async def shared_history(self, run: RunRecord) -> Ledger | None:
+        """What a fork found done in the run whose history it shares; None if it is no fork."""
+        return await shared_history(self.store, run)
+
     async def post(self, run_id: str, event: CancelRequested | SignalReceived, dedupe: str = "") -> RunRecord:
         """Put an input into a run's inbox. If the run that is returned is at rest, it was not accepted."""
         await self.open()
         run = await self.store.post(run_id, Message(event=encode_event(event), dedupe=dedupe))
         if run is None:
             return await self.get(run_id)  # Raises with the right words.
-        self._posted(run)
+        self.posted(run)
         return run
 
     async def wait_until_rest(self, run_id: str, timeout: float | None) -> Ending:
@@ -375,8 +544,8 @@ class Client:
         """Wait until the run may have changed. Engines override this: they know more."""
         await self.store.wait_for_work(None, timeout)
 
-    def _posted(self, run: RunRecord) -> None:
-        """A message was posted to a run. Engines override this."""
+    def posted(self, run: RunRecord) -> None:
+        """Somebody here wrote to a run. Engines override this."""
 
     def _describe(
         self,
@@ -456,6 +625,11 @@ def new_run(created: RunCreated, workflow: Workflow[..., Any], *, wake_at: Micro
     )
 
 
+async def _each(run_ids: Sequence[str]) -> AsyncIterator[str]:
+    for run_id in run_ids:
+        yield run_id
+
+
 @contextmanager
 def closing_if_refused(call: Call[Any]) -> Generator[None, None, None]:
     """A call that is refused with an error needs no warning that it was never started."""
@@ -498,6 +672,9 @@ def _result_of(run: Ending, workflow: Workflow[..., Any] | None) -> Any:
         case RunCancelledEvent(reason=reason):
             because = f": {reason}" if reason else ""
             raise RunCancelled(f"run {run.run_id} was cancelled{because}. It has no result.", run_id=run.run_id)
+        case RunDiscarded(reason=reason):
+            because = f": {reason}" if reason else ""
+            raise RunCancelled(f"run {run.run_id} was given up by a person{because}. It has no result.", run_id=run.run_id)
         case RunDied(reason=reason):
             raise RunDead(f"run {run.run_id} was given up: {reason}", run_id=run.run_id)
         case RunPausedEvent(reason=reason):

@@ -16,7 +16,7 @@ stands alone. Nothing here is raised to steer everstep itself, except the two en
     │   ├── RunNotFound
     │   ├── RunConflict
     │   ├── RunFailed, RunCancelled, RunDead, RunPaused
-    │   ├── RunEnded
+    │   ├── RunEnded, IllegalState
     │   └── RunTimeout             (also a TimeoutError)
     ├── StepError                  the workflow's author: raised at the await of a step or child
     │   ├── StepFailed
@@ -32,7 +32,8 @@ stands alone. Nothing here is raised to steer everstep itself, except the two en
 
     BaseException
     ├── Evicted                    the run left memory; a ``finally`` must not start new work
-    └── LeaseLost                  another worker owns the run now
+    ├── LeaseLost                  another worker owns the run now
+    └── ContinuedAsNew             the code has asked to begin again with other arguments
 """
 
 from __future__ import annotations
@@ -109,6 +110,10 @@ class RunPaused(RunError):
 
 class RunEnded(RunError):
     """The run has come to rest, so it takes no message any more. Nothing was sent."""
+
+
+class IllegalState(RunError):
+    """The run is not in a state in which this can be done to it. Nothing was changed."""
 
 
 class RunTimeout(RunError, TimeoutError):
@@ -235,6 +240,18 @@ class LeaseLost(BaseException):
 
     Kept for the API: today a body that lost its run is told by an ordinary cancellation of its task.
     """
+
+
+class ContinuedAsNew(BaseException):
+    """How ``es.continue_as_new`` ends the code that calls it: let it pass.
+
+    Attributes:
+        args_json: The arguments that the code begins again with.
+    """
+
+    def __init__(self, args_json: bytes) -> None:
+        super().__init__("the run begins again with other arguments")
+        self.args_json = args_json
 
 
 class RetryAfter(EverstepError):

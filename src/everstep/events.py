@@ -17,7 +17,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
-from everstep.records import ErrorRecord, Micros
+from everstep.records import ErrorRecord, Micros, RunKey
 
 NO_PAYLOAD = Raw(b"null")
 FORMAT = 1
@@ -35,6 +35,7 @@ class RunCreated(_Event, frozen=True, kw_only=True, gc=False):
     """The first event of every run: what was asked for, and what replaying it depends on.
 
     ``salt`` keys the digests of arguments (hex), ``python`` is the minor version whose asyncio the journal was recorded on.
+    ``segment`` is above 0 in a fork of a run that had been continued as new.
     """
 
     run_id: str
@@ -47,6 +48,7 @@ class RunCreated(_Event, frozen=True, kw_only=True, gc=False):
     parent_run_id: str = ""
     deadline_at: Micros | None = None
     tags: dict[str, str] = {}
+    segment: int = 0
 
 
 class RunClaimed(_Event, frozen=True, gc=False):
@@ -126,6 +128,53 @@ class DeadlinePassed(_Event, frozen=True, gc=False):
     """The run outlived its own time limit."""
 
 
+class StepOverridden(_Event, frozen=True, gc=False):
+    """A person said what a step came to: its result, or (``skipped``) that it is not needed."""
+
+    key: str
+    result: Raw
+    skipped: bool = False
+    reason: str = ""
+    actor: str = ""
+
+
+class RunForked(_Event, frozen=True, kw_only=True, gc=False):
+    """The second event of a fork: it knows what the other run had finished up to a version, whose entry has this hash.
+
+    ``edits`` replace results of steps and published states, by the key of their command.
+    """
+
+    run_id: str
+    run_key: RunKey
+    version: int
+    hash: str
+    edits: dict[str, Raw] = {}
+    reason: str = ""
+    actor: str = ""
+
+
+class RunRetried(_Event, frozen=True, gc=False):
+    """A run at rest was reopened: its code begins again, and what it had finished is not done again."""
+
+    reason: str = ""
+    actor: str = ""
+    deadline_at: Micros | None = None
+
+
+class PauseRequested(_Event, frozen=True, gc=False):
+    """Whoever drives the run should stop and leave it paused. Never in a journal: ``RunPaused`` is."""
+
+    reason: str = ""
+    actor: str = ""
+
+
+class RunUnpaused(_Event, frozen=True, gc=False):
+    """A person let a paused run go on."""
+
+    reason: str = ""
+    actor: str = ""
+
+
 # --- commands: what the code asked for ------------------------------------------------------------------------------------
 
 
@@ -183,6 +232,16 @@ class SignalWaitCancelled(_Event, frozen=True, gc=False):
     key: str
 
 
+class ResultReused(_Event, frozen=True, gc=False):
+    """The code asked for a step or child that was finished before the run was retried, or in the run that it forks."""
+
+    key: str
+    name: str
+    digest: str
+    is_child: bool = False
+    source: str = ""
+
+
 class StatePublished(_Event, frozen=True, gc=False):
     """``is_delta``: ``value`` is what changed since the last state of that name (``core/deltas.py``), not the state itself."""
 
@@ -219,17 +278,41 @@ class RunCancelled(_Event, frozen=True, gc=False):
     reason: str = ""
 
 
+class RunContinued(_Event, frozen=True, kw_only=True, gc=False):
+    """The code ended in order to begin again with other arguments: everything after this event belongs to the next segment.
+
+    It says all that replaying the segment needs, so that nothing before it has to be read. Inputs that follow it in the same
+    entry are carried over: they had arrived, and the code had not taken them.
+    """
+
+    segment: int
+    args: Raw
+    salt: str
+    python: str
+    cursor: int = 0
+    format: int = FORMAT
+    deadline_at: Micros | None = None
+
+
 class RunPaused(_Event, frozen=True, gc=False):
     """Nobody goes on with the run until something changes. ``refused_by``: fingerprint of code that could not replay it."""
 
     reason: str
     refused_by: str = ""
+    actor: str = ""
 
 
 class RunDied(_Event, frozen=True, gc=False):
     """The engine gave the run up."""
 
     reason: str
+
+
+class RunDiscarded(_Event, frozen=True, gc=False):
+    """A person gave the run up: it is over as it stands, and no more of its code is run."""
+
+    reason: str = ""
+    actor: str = ""
 
 
 Input: TypeAlias = (
@@ -246,6 +329,11 @@ Input: TypeAlias = (
     | CancelRequested
     | SignalReceived
     | DeadlinePassed
+    | StepOverridden
+    | RunForked
+    | RunRetried
+    | PauseRequested
+    | RunUnpaused
 )
 CommandEvent: TypeAlias = (
     StepScheduled
@@ -256,15 +344,18 @@ CommandEvent: TypeAlias = (
     | ChildCancelled
     | SignalAwaited
     | SignalWaitCancelled
+    | ResultReused
     | StatePublished
     | NoteRecorded
     | PatchApplied
 )
-Ending: TypeAlias = RunSucceeded | RunFailed | RunCancelled
-Verdict: TypeAlias = RunPaused | RunDied
+RunEnding: TypeAlias = RunSucceeded | RunFailed | RunCancelled
+Ending: TypeAlias = RunEnding | RunContinued
+Verdict: TypeAlias = RunPaused | RunDied | RunDiscarded
 Event: TypeAlias = Input | CommandEvent | Ending | Verdict
 
-ENDINGS = (RunSucceeded, RunFailed, RunCancelled)
+ENDINGS = (RunSucceeded, RunFailed, RunCancelled, RunContinued)
+VERDICTS = (RunPaused, RunDied, RunDiscarded)
 COMMANDS = (
     StepScheduled,
     StepCancelled,
@@ -274,6 +365,7 @@ COMMANDS = (
     ChildCancelled,
     SignalAwaited,
     SignalWaitCancelled,
+    ResultReused,
     StatePublished,
     NoteRecorded,
     PatchApplied,

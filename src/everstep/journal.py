@@ -59,32 +59,39 @@ def seal(
     previous: bytes, run_key: RunKey, version: int, epoch: int, at: Micros, drained: bool, events: Sequence[Event]
 ) -> Entry:
     """Make the entry that follows the one whose hash is ``previous``. Safe to repeat: the same input, the same entry."""
-    encoded = encode_events(events)
-    digest = entry_hash(previous, run_key, version, epoch, at, drained, encoded)
-    return Entry(run_key, version, epoch, at, drained, encoded, digest)
+    return seal_bytes(previous, run_key, version, epoch, at, drained, encode_events(events))
 
 
-def verify_chain(entries: Iterable[Entry], *, run_key: RunKey, run_id: str, head: bytes | None = None) -> None:
-    """Check a whole journal from its first entry.
+def seal_bytes(previous: bytes, run_key: RunKey, version: int, epoch: int, at: Micros, drained: bool, events: bytes) -> Entry:
+    """The same for events that are encoded already."""
+    digest = entry_hash(previous, run_key, version, epoch, at, drained, events)
+    return Entry(run_key, version, epoch, at, drained, events, digest)
+
+
+def verify_chain(
+    entries: Iterable[Entry], *, run_key: RunKey, run_id: str, head: bytes | None = None, previous: bytes = GENESIS
+) -> None:
+    """Check a journal, from its first entry or from any that the hash of the one before is known of.
 
     Args:
-        entries: In order, from version 1.
+        entries: In order, without gaps.
         run_key: The run that they must belong to.
         run_id: Its name, for the error.
         head: The hash that the run itself records for its newest entry; None if not known.
+        previous: Hash of the entry before the first of these; by default there is none, and they begin with version 1.
 
     Raises:
         CorruptJournal: At the first entry that is missing, out of place, or does not match its hash.
     """
-    previous, version, at = GENESIS, 0, 0
+    version, at = None if previous != GENESIS else 0, 0
     for entry in entries:
-        version += 1
+        version = entry.version if version is None else version + 1
         expected = entry_hash(previous, run_key, version, entry.epoch, entry.at, entry.drained, entry.events)
         if entry.version != version or entry.run_key != run_key or entry.hash != expected or entry.at < at:
             raise _corrupt(run_id, version, expected, entry.hash)
         previous, at = entry.hash, entry.at
     if head is not None and previous != head:
-        raise _corrupt(run_id, version, head, previous)
+        raise _corrupt(run_id, version or 0, head, previous)
 
 
 def decode_verified(entry: Entry, run_id: str) -> list[Event]:

@@ -71,6 +71,7 @@ class RunRecord(Struct, frozen=True, kw_only=True, gc=False):
         code_version: Version (or fingerprint) of the code that it started on.
         status: Where it stands.
         version: Number of its newest entry.
+        base: Number of the entry in which its newest segment begins: replaying it needs nothing before.
         hash: Hash of its newest entry.
         epoch: Fencing token: how often it was claimed.
         worker_key: Its owner, or None.
@@ -111,6 +112,7 @@ class RunRecord(Struct, frozen=True, kw_only=True, gc=False):
     parent_key: RunKey | None
     parent_command: str
     refused_by: str
+    base: int = 1
     created: bytes = b""
     outcome: bytes | None = None
 

@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from msgspec import Raw
+from msgspec.structs import replace
 
 from everstep.codec import describe_error
-from everstep.core.execution import VERDICTS, Activation, Execution
+from everstep.core.execution import Activation, Execution
+from everstep.core.reuse import Ledger
 from everstep.core.starting import describe_start
 from everstep.core.waits import Operation
 from everstep.definitions import Call, Step, Workflow
 from everstep.events import (
     COMMANDS,
     ENDINGS,
+    VERDICTS,
     ChildFailed,
     ChildSucceeded,
     CommandEvent,
@@ -30,8 +35,11 @@ from everstep.events import (
     Event,
     Input,
     RunClaimed,
+    RunContinued,
     RunCreated,
+    RunForked,
     RunResumed,
+    RunRetried,
     RunSucceeded,
     StepCompleted,
     StepFailed,
@@ -96,6 +104,8 @@ class Run:
         self.ending: Ending | None = None
         self.not_before: Micros | None = None
         self._answers = dict(answers or {})
+        self._of_other_code = 0
+        self._shared: Ledger | None = None
         self._created = describe_start(call, run_id, SALT, START, {}, None)
         self.execution = new_execution(definition, run_id)
         self.execution.epoch = epoch
@@ -121,8 +131,40 @@ class Run:
         version, previous = (last.version, last.hash) if last else (0, GENESIS)
         epoch = (last.epoch if last else 0) + 1
         self.entries.append(seal(previous, RUN_KEY, version + 1, epoch, self.now, False, [event]))
-        self.execution = replayed(self.workflow, self.entries, self.run_id)
+        self.execution = replayed(self.workflow, self.entries, self.run_id, shared=self._shared)
         self.waiting.append(Waiting.of(self.execution))
+
+    def retry(self, *first: Event, workflow: Workflow[..., Any] | None = None) -> None:
+        """It failed, and an operator reopens it, perhaps with corrected code; another worker takes it."""
+        self.execution.program.evict()
+        if workflow is not None:
+            self.workflow, self._of_other_code = workflow, len(self.entries) + 1
+        for events in ([*first, RunRetried("once more", "ops")], [RunClaimed("worker-3")]):
+            last = self.entries[-1]
+            self.entries.append(seal(last.hash, RUN_KEY, last.version + 1, last.epoch + 1, self.now, False, events))
+            self.execution = replayed(self.workflow, self.entries, self.run_id, shared=self._shared)
+            self.waiting.append(Waiting.of(self.execution))
+        self.ending = None
+
+    def fork(self, run_id: str, entries: Sequence[Entry], edits: Mapping[str, Raw] | None = None) -> None:
+        """It is a fork of the run with these entries, and begins with what that had finished."""
+        source = entries[0].decoded()[0]
+        assert isinstance(source, RunCreated)
+        last = entries[-1]
+        event = RunForked(
+            run_id=run_id, run_key=RUN_KEY, version=last.version, hash=last.hash.hex(), edits=dict(edits or {}), actor="ann"
+        )
+        self._shared = Ledger()
+        for entry in entries:
+            self._shared.note_all(entry.decoded(), entry.at)
+        start = self._shared.start
+        assert start is not None
+        created = replace(self._created, args=start.args, salt=start.salt.hex(), segment=start.segment)
+        self._shared.adopt(event, created, self.now)
+        self.entries.append(seal(GENESIS, RUN_KEY, 1, 0, self.now, False, [created, event]))
+        self.execution = replayed(self.workflow, self.entries, self.run_id, shared=self._shared)
+        self.waiting.append(Waiting.of(self.execution))
+        self.feed(RunClaimed("worker-1"))
 
     def evict(self) -> None:
         """Free its memory."""
@@ -187,7 +229,9 @@ class Run:
             if self.ending is not None:
                 return self
             inputs = self.next_inputs(choose)
-            assert inputs, f"stuck: nothing is open, and it has not ended (version {self.execution.version})"
+            assert inputs or self.execution.must_activate, (
+                f"stuck: nothing is open, and it has not ended (version {self.execution.version})"
+            )
             self.feed(*inputs)
         raise AssertionError("it does not end")
 
@@ -219,14 +263,13 @@ class Run:
 
     def check_replays(self) -> Run:
         """Assert I6: every prefix replays to the same state, and goes on from there to the same entries."""
-        for version in range(len(self.entries) + 1):
+        for version in range(self._of_other_code, len(self.entries) + 1):
             self._check_prefix(version)
         return self
 
     def _check_prefix(self, version: int) -> None:
-        execution = new_execution(self.workflow, self.run_id)
-        execution.epoch = self.entries[0].epoch
-        execution.replay(self.entries[:version])
+        execution = replayed(self.workflow, self.entries[:version], self.run_id, shared=self._shared)
+        execution.epoch = execution.epoch or self.entries[0].epoch
         if version:
             assert self.waiting[version - 1] == Waiting.of(execution)
         for entry in self.entries[version:]:
@@ -257,10 +300,12 @@ def random_chooser(seed: int) -> Callable[[int], int]:
     return random.Random(seed).randrange
 
 
-def replayed(workflow: Workflow[..., Any], entries: Sequence[Entry], run_id: str = "run-1") -> Execution:
-    """A fresh execution that has replayed a journal."""
+def replayed(
+    workflow: Workflow[..., Any], entries: Sequence[Entry], run_id: str = "run-1", *, shared: Ledger | None = None
+) -> Execution:
+    """A fresh execution that has replayed a journal; of a fork with what it takes over."""
     execution = new_execution(workflow, run_id)
-    execution.replay(entries)
+    execution.replay(entries, shared=deepcopy(shared))  # A ledger remembers what was asked of it.
     return execution
 
 
@@ -270,8 +315,9 @@ def commands_of(entry: Entry) -> list[CommandEvent]:
 
 
 def inputs_of(entry: Entry) -> list[Input]:
-    """What arrived in an entry."""
-    return [event for event in entry.decoded() if not isinstance(event, (*COMMANDS, *ENDINGS, *VERDICTS))]
+    """What arrived in an entry. What stands after a cut was carried over by the code itself."""
+    before = takewhile(lambda event: not isinstance(event, RunContinued), entry.decoded())
+    return [event for event in before if not isinstance(event, (*COMMANDS, *ENDINGS, *VERDICTS))]
 
 
 def sealed(entries: Iterable[tuple[Sequence[Event], bool]], *, at: Micros = START) -> list[Entry]:

@@ -11,26 +11,34 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 import everstep as es
-from everstep.core.execution import AUDIT, VERDICTS
+from everstep.core.reuse import Ledger
 from everstep.events import (
     CancelRequested,
     ChildFailed,
     ChildRefused,
     DeadlinePassed,
+    Event,
+    PauseRequested,
+    RunCreated,
+    RunForked,
     RunPaused,
+    RunUnpaused,
     SignalReceived,
+    StepFailed,
     StepOutcomeUnknown,
+    StepOverridden,
     encode_event,
 )
 from everstep.journal import Entry, seal
 from everstep.records import ErrorRecord
-from tests.core.driver import RUN_KEY, Run, commands_of, evict_all, inputs_of, new_execution, replayed
+from tests.core.driver import RUN_KEY, Run, commands_of, evict_all, inputs_of, replayed
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -152,6 +160,23 @@ async def changed_twice() -> list[str]:
     return [*log, *await es.gather(tell("four"), tell("five"))]
 
 
+@es.step
+def check(text: str) -> str:
+    raise ValueError(text)
+
+
+@es.workflow(version="golden")
+async def serial(part: int) -> str:
+    """Two segments; it fails, is retried with one step overridden, and goes on."""
+    stage.set(part)
+    first = await tell(f"part {part}")
+    if part:
+        es.continue_as_new(serial(part - 1))
+    await parcel(part)
+    await es.sleep(30)
+    return f"{first} {await check(await answer.wait())} {es.random():.6f}"
+
+
 class Line(msgspec.Struct, frozen=True):
     """One entry of a golden journal, for eyes: its events stand in the file exactly as they were hashed."""
 
@@ -179,6 +204,7 @@ WORKFLOWS: dict[str, es.Workflow[..., Any]] = {
         conversation,
         stocktaking,
         changed_twice,
+        serial,
     )
 }
 
@@ -259,6 +285,39 @@ def record() -> None:
     run.claim_after_death()
     run.finish().check_replays()
     write("changed_twice", run)
+    run = Run(serial(1))
+    run.begin(SignalReceived("answer", msgspec.Raw(b'"yes"')))
+    run.feed(run.done("tell"), seconds=1)
+    run.feed(PauseRequested("lunch", "ann"))
+    unasked(run, RunPaused("lunch", actor="ann"))
+    unasked(run, RunUnpaused("back", "ann"))
+    run.claim_after_death()
+    run.feed(run.done("tell"))
+    run.feed(run.done("parcel"))
+    run.feed(run.fired())
+    run.feed(run.done("check"))
+    run.retry(StepOverridden(failed_key(run.entries), msgspec.Raw(b'"seen"'), reason="by hand", actor="ann"))
+    run.feed(seconds=5)
+    run.feed(run.fired())
+    run.check_replays()
+    write("serial", run)
+
+    run = Run(serial(1), run_id="run-1")
+    run.fork("serial", read("serial")[1], edits={failed_key(read("serial")[1]): msgspec.Raw(b'"forged"')})
+    run.finish().check_replays()
+    write("fork", run)
+
+
+def failed_key(entries: Sequence[Entry]) -> str:
+    """Key of the step that failed."""
+    return next(event.key for entry in entries for event in entry.decoded() if isinstance(event, StepFailed))
+
+
+def unasked(run: Run, event: Event) -> None:
+    """Somebody else's entry."""
+    last = run.entries[-1]
+    run.entries.append(seal(last.hash, RUN_KEY, last.version + 1, last.epoch + 1, run.now, False, [event]))
+    run.waiting.append(run.waiting[-1])
 
 
 def pause(run: Run) -> None:
@@ -269,23 +328,32 @@ def pause(run: Run) -> None:
     run.waiting.append(run.waiting[-1])
 
 
+def shared_by(entries: Sequence[Entry]) -> Ledger | None:
+    """What a golden fork takes over from the golden journal that it names."""
+    match entries[0].decoded() if entries else []:
+        case [RunCreated() as created, RunForked() as fork, *_]:
+            ledger = Ledger()
+            for entry in read(fork.run_id)[1][: fork.version]:
+                ledger.note_all(entry.decoded(), entry.at)
+            ledger.adopt(fork, created, entries[0].at)
+            return ledger
+        case _:
+            return None
+
+
 def replay() -> list[str]:
     """Replay every golden journal, then make its commands anew; one line for each."""
     lines: list[str] = []
     for path in sorted(FOLDER.glob("*.json")):
         workflow, entries = read(path.stem)
-        replayed(workflow, entries)
-        execution = new_execution(workflow)
-        waiting: list[Any] = []
-        for entry in entries:
-            waiting += [event for event in inputs_of(entry) if not isinstance(event, VERDICTS)]
-            if not entry.drained:
-                assert all(isinstance(event, AUDIT) for event in inputs_of(entry))
-                continue
-            asked = execution.program.activate(waiting, entry.at, entry.version)
-            waiting = []
-            lines += [f"{path.stem} {entry.version} {without_source(command)}" for command in asked]
-            assert [without_source(c) for c in commands_of(entry)] == [without_source(c) for c in asked]
+        for place, entry in enumerate(entries):
+            if entry.drained:
+                execution = replayed(workflow, entries[:place], shared=shared_by(entries))
+                execution.epoch = entry.epoch
+                asked = commands_of(execution.activate(inputs_of(entry), entry.at).entry)
+                lines += [f"{path.stem} {entry.version} {without_source(command)}" for command in asked]
+                assert [without_source(c) for c in commands_of(entry)] == [without_source(c) for c in asked]
+        replayed(workflow, entries, shared=shared_by(entries))
     evict_all()
     return lines
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from everstep.events import ENDINGS, CommandEvent, Ending, Event, Input, RunDied
+from everstep.events import ENDINGS, CommandEvent, Ending, Event, Input, RunDied, RunDiscarded
 from everstep.journal import verify_chain
 from tests.core.driver import RUN_KEY, replayed
-from tests.core.golden_runs import FOLDER, read
+from tests.core.golden_runs import FOLDER, read, shared_by
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
@@ -21,7 +21,7 @@ def test_a_golden_journal_verifies_and_replays_to_its_end(name: str) -> None:
     workflow, entries = read(name)
 
     verify_chain(entries, run_key=RUN_KEY, run_id="run-1")
-    execution = replayed(workflow, entries)
+    execution = replayed(workflow, entries, shared=shared_by(entries))
 
     [ending] = [event for event in entries[-1].decoded() if isinstance(event, ENDINGS)]
     assert type(ending) is type(execution.program.ending)
@@ -34,14 +34,14 @@ def test_every_prefix_of_a_golden_journal_replays(name: str) -> None:
     workflow, entries = read(name)
 
     for version in range(len(entries)):
-        replayed(workflow, entries[:version])
+        replayed(workflow, entries[:version], shared=shared_by(entries[:version]))
 
 
 def test_the_golden_journals_hold_every_kind_of_event_there_is() -> None:
-    """A new kind needs a golden journal; of a dead run there is nothing to replay."""
+    """A new kind needs a golden journal; of a run that was given up there is nothing to replay."""
     kinds = {type(event) for name in NAMES for entry in read(name)[1] for event in entry.decoded()}
 
-    assert set(Event.__args__) - {RunDied} == kinds
+    assert set(Event.__args__) - {RunDied, RunDiscarded} == kinds
     assert {*Input.__args__, *CommandEvent.__args__, *Ending.__args__} <= kinds
 
 

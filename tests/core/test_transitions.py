@@ -26,7 +26,7 @@ LEGAL = {
         H.DIED: S.DEAD,
     },
     S.WAITING: {H.CLAIMED: S.RUNNING, H.PAUSED: S.PAUSED, H.DIED: S.DEAD},
-    S.PAUSED: {H.CLAIMED: S.RUNNING, H.HANDED_BACK: S.QUEUED, H.CANCELLED: S.CANCELLED},
+    S.PAUSED: {H.CLAIMED: S.RUNNING, H.HANDED_BACK: S.QUEUED, H.DISCARDED: S.CANCELLED},
     S.COMPENSATING: {
         H.CLAIMED: S.COMPENSATING,
         H.PARKED: S.COMPENSATING,
@@ -38,8 +38,8 @@ LEGAL = {
     },
     S.SUCCEEDED: {},
     S.CANCELLED: {},
-    S.FAILED: {H.REOPENED: S.QUEUED},
-    S.DEAD: {H.REOPENED: S.QUEUED},
+    S.FAILED: {H.REOPENED: S.QUEUED, H.DISCARDED: S.CANCELLED},
+    S.DEAD: {H.REOPENED: S.QUEUED, H.DISCARDED: S.CANCELLED},
 }
 
 
@@ -54,13 +54,13 @@ def test_every_pair_is_legal_or_refused(status: Status, happened: Happened) -> N
             next_status(status, happened)
 
 
-def test_final_statuses_have_no_exit_and_those_at_rest_only_the_audited_one() -> None:
+def test_final_statuses_have_no_exit_and_those_at_rest_only_the_audited_ones() -> None:
     """I7."""
     exits = {status: {happened for before, happened in NEXT_STATUS if before is status} for status in Status}
 
     assert {S.SUCCEEDED, S.CANCELLED} == {status for status in Status if status.is_final}
     assert {S.SUCCEEDED, S.CANCELLED} == {status for status in Status if not exits[status]}
-    assert all(exits[status] <= {H.REOPENED} for status in Status if status.is_at_rest)
+    assert all(exits[status] <= {H.REOPENED, H.DISCARDED} for status in Status if status.is_at_rest)
     assert not any(H.REOPENED in exits[status] for status in Status if not status.is_at_rest)
 
 

@@ -220,11 +220,11 @@ async def test_an_unexpected_fault_of_one_claim_does_not_end_all_claims(world: W
     original = worker._drive
     failed: list[Any] = []
 
-    def drive(claimed: Any) -> None:
+    def drive(claimed: Any, shared: object) -> None:
         if not failed:
             failed.append(claimed)
             raise RuntimeError("on request")
-        original(claimed)
+        original(claimed, shared)
 
     worker._drive = drive
     client = await world.client()

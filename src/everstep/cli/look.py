@@ -14,6 +14,7 @@ from everstep.cli.session import owner_name, worker_names
 from everstep.cli.story import Dated, tell
 from everstep.client import Client
 from everstep.core.progress import progress
+from everstep.core.reuse import Ledger
 from everstep.core.snapshots import fold
 from everstep.journal import Entry, decode_verified
 from everstep.records import AttemptRecord, Micros, RunRecord, WorkerKey, WorkerRecord
@@ -28,7 +29,8 @@ async def take_picture(client: Client, run_id: str, version: int | None = None) 
 async def picture_from(client: Client, run: RunRecord, entries: Sequence[Entry], version: int | None = None) -> Picture:
     """The same of a journal that is loaded already."""
     rows = [] if run.status.is_at_rest else await client.store.attempts(run.run_key)
-    return picture_of(run, entries, rows, await worker_names(client), client.store.now(), version)
+    shared = await client.shared_history(run)
+    return picture_of(run, entries, rows, await worker_names(client), client.store.now(), version, shared=shared)
 
 
 def picture_of(
@@ -38,6 +40,8 @@ def picture_of(
     workers: Mapping[WorkerKey, WorkerRecord],
     now: Micros,
     version: int | None = None,
+    *,
+    shared: Ledger | None = None,
 ) -> Picture:
     """See above. Pure.
 
@@ -45,7 +49,7 @@ def picture_of(
         CorruptJournal: The journal does not verify.
         UsageError: There is no such version.
     """
-    snapshot = fold(entries, run, version)
+    snapshot = fold(entries, run, version, shared=shared)
     shown = entries[: snapshot.version]
     newest = snapshot.version == run.version
     facts = Circumstances(

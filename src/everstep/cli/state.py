@@ -38,11 +38,12 @@ def command(run: str, at: int | None, other: int | None, as_json: bool, url: str
 async def _state(terminal: Terminal, url: str, run_id: str, at: int | None, other: int | None, *, as_json: bool) -> None:
     async with connected(url) as client:
         run, entries = await client.load_journal(run_id)
-    now = fold(entries, run, at)
+        shared = await client.shared_history(run)
+    now = fold(entries, run, at, shared=shared)
     if other is None:
         _print_state(terminal, now)
     else:
-        changes = diff(_plain(fold(entries, run, other)), _plain(now))
+        changes = diff(_plain(fold(entries, run, other, shared=shared)), _plain(now))
         _print_changes(terminal, changes, as_json=as_json)
         terminal.hint(f"{run_id}: from version {other} to version {now.version}, {now.status}")
 

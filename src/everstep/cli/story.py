@@ -23,14 +23,21 @@ from everstep.events import (
     Event,
     NoteRecorded,
     PatchApplied,
+    PauseRequested,
+    ResultReused,
     RunCancelled,
     RunClaimed,
+    RunContinued,
     RunCreated,
     RunDied,
+    RunDiscarded,
     RunFailed,
+    RunForked,
     RunPaused,
     RunResumed,
+    RunRetried,
     RunSucceeded,
+    RunUnpaused,
     SignalAwaited,
     SignalReceived,
     SignalWaitCancelled,
@@ -39,6 +46,7 @@ from everstep.events import (
     StepCompleted,
     StepFailed,
     StepOutcomeUnknown,
+    StepOverridden,
     StepScheduled,
     TimerCancelled,
     TimerFired,
@@ -84,6 +92,7 @@ class Operation(Struct, kw_only=True):
         ended_at: When that was known.
         attempt: Which attempt brought the outcome.
         error: Why it failed.
+        is_reused: It had been done before the run was retried, or in the run that this one forks.
     """
 
     key: str
@@ -97,6 +106,7 @@ class Operation(Struct, kw_only=True):
     ended_at: Micros | None = None
     attempt: int = 1
     error: ErrorRecord | None = None
+    is_reused: bool = False
 
 
 class Takeover(Struct, frozen=True):
@@ -156,6 +166,7 @@ class _Teller:
         self.story = Story()
         self._by_key: dict[str, Operation] = {}
         self._unread: dict[str, int] = {}
+        self._received: dict[str, int] = {}
 
     def apply(self, event: Event, at: Micros) -> None:
         story = self.story
@@ -173,6 +184,8 @@ class _Teller:
                 self._asked(Operation(key=key, what=What.CHILD, name=name, asked_at=at, child_id=child_id, source=source))
             case TimerStarted(key=key, due_at=due_at, source=source):
                 self._asked(Operation(key=key, what=What.TIMER, asked_at=at, due_at=due_at, source=source))
+            case StepOverridden(key=key):
+                self._settled(key, at, How.DONE)
             case StepCompleted(key=key, attempt=attempt):
                 self._settled(key, at, How.DONE, attempt=attempt)
             case StepFailed(key=key, error=error, attempt=attempt):
@@ -191,6 +204,7 @@ class _Teller:
                 self._asked(Operation(key=key, what=What.SIGNAL, name=name, asked_at=at, source=source))
                 self._match_signal(name, at, self._unread.get(name, 0))
             case SignalReceived(name=name):
+                self._received[name] = self._received.get(name, 0) + 1
                 self._unread[name] = self._unread.get(name, 0) + 1
                 self._match_signal(name, at, self._unread[name])
             case StatePublished() | NoteRecorded() | PatchApplied():
@@ -205,8 +219,23 @@ class _Teller:
                 story.ended_at, story.error = at, ErrorRecord("everstep.errors.RunCancelled", reason)
             case RunDied(reason=reason):
                 story.ended_at, story.error = at, ErrorRecord("everstep.errors.RunDead", reason)
+            case RunDiscarded(reason=reason):
+                story.ended_at, story.error = at, ErrorRecord("everstep.errors.RunCancelled", reason)
             case RunPaused(reason=reason):
                 story.error = ErrorRecord("everstep.errors.RunPaused", reason)
+            case ResultReused(key=key, name=name, is_child=is_child, source=source):
+                what = What.CHILD if is_child else What.STEP
+                self._asked(Operation(key=key, what=what, name=name, asked_at=at, source=source, is_reused=True))
+                self._settled(key, at, How.DONE)
+            case RunRetried():
+                story.ended_at, story.error, story.cancel = None, None, None
+                self._begin_anew(at)
+                self._unread = dict(self._received)
+            case RunContinued():
+                self._begin_anew(at)
+                self._received, self._unread = {}, {}  # What was not taken arrives again, in the same entry.
+            case RunForked() | RunUnpaused() | PauseRequested():
+                pass  # Said by the history.
             case _:
                 assert_never(event)
 
@@ -214,6 +243,11 @@ class _Teller:
         # Whoever takes a run goes on with it: what stopped it before is history.
         self.story.takeovers.append(takeover)
         self.story.error = None
+
+    def _begin_anew(self, at: Micros) -> None:
+        """Nobody waits any more for what the code had asked for before."""
+        for operation in self.story.still_open():
+            operation.how, operation.ended_at = How.CANCELLED, at
 
     def _match_signal(self, name: str, at: Micros, unread: int) -> None:
         """The oldest wait takes the oldest signal, as in the program."""

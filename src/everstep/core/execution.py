@@ -10,34 +10,49 @@ never takes an entry back, and never makes two for one version.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
 
-from everstep.core.patches import patches_in
+from everstep.core.patches import patches_by_segment
 from everstep.core.program import Program
+from everstep.core.reuse import Ledger, Start
 from everstep.definitions import Workflow
+from everstep.errors import CorruptJournal
 from everstep.events import (
     COMMANDS,
     ENDINGS,
+    VERDICTS,
     CommandEvent,
     Ending,
     Event,
     Input,
     RunClaimed,
+    RunContinued,
     RunCreated,
-    RunDied,
-    RunPaused,
+    RunEnding,
+    RunForked,
     RunResumed,
+    RunRetried,
+    RunUnpaused,
     TimerFired,
 )
 from everstep.journal import GENESIS, Entry, decode_verified, seal, verify_chain
 from everstep.records import Micros, RunKey
 
-VERDICTS = (RunPaused, RunDied)
-AUDIT = (RunCreated, RunClaimed, RunResumed)
+AUDIT = (RunCreated, RunForked, RunClaimed, RunResumed, RunRetried, RunUnpaused)
 """Inputs that record what happened to the run and tell its code nothing."""
+CUTS_PER_ENTRY = 2
+"""How many segments may end in one entry: code that only ever continues as new must not hold the host's thread for good."""
+
+
+class Closed(Struct, frozen=True, gc=False):
+    """A segment that ended in an activation, and what its code asked for last."""
+
+    program: Program
+    commands: Sequence[CommandEvent]
 
 
 class Activation(Struct, frozen=True, gc=False):
@@ -48,12 +63,14 @@ class Activation(Struct, frozen=True, gc=False):
         commands: What the code asked for, in order.
         ending: How the run ended, if it did.
         not_before: The latest due time among the timers that fired in it; the store refuses the entry before that instant.
+        closed: Segments that ended in it; the commands above are those of the newest one.
     """
 
     entry: Entry
     commands: Sequence[CommandEvent]
-    ending: Ending | None
+    ending: RunEnding | None
     not_before: Micros | None
+    closed: Sequence[Closed] = ()
 
 
 class Execution:
@@ -73,9 +90,11 @@ class Execution:
         self.version = 0
         self.epoch = 0
         self.recoveries = 0
+        self._workflow = workflow
         self._hash = GENESIS
         self._at: Micros = 0
         self._undrained: list[Input] = []
+        self._patches: deque[set[str]] = deque()
 
     @property
     def must_activate(self) -> bool:
@@ -83,18 +102,83 @@ class Execution:
         waiting = any(not isinstance(event, AUDIT) for event in self._undrained)
         return waiting or not self.program.has_begun
 
-    def replay(self, entries: Iterable[Entry], head: bytes | None = None) -> None:
-        """Verify a journal from its first entry and go through it.
+    @property
+    def deadline_at(self) -> Micros | None:
+        """The run's own time limit."""
+        return None if self.program.start is None else self.program.start.deadline_at
+
+    # --- what was -----------------------------------------------------------------------------------------------------------
+
+    def replay(
+        self, entries: Iterable[Entry], head: bytes | None = None, *, previous: bytes = GENESIS, shared: Ledger | None = None
+    ) -> None:
+        """Verify a journal and go through it.
+
+        Args:
+            entries: From the first, or from the one in which the newest segment begins.
+            head: Hash of the newest entry as the run itself records it.
+            previous: Hash of the entry before the first of these.
+            shared: Of a fork: what the run that it shares its history with had finished.
 
         Raises:
             CorruptJournal: Before anything of the journal was trusted.
             NondeterminismError: The code asks for something else. The execution must then be evicted.
         """
         entries = list(entries)
-        verify_chain(entries, run_key=self.run_key, run_id=self.run_id, head=head)
-        self.program.patches.learn(patches_in(entries, self.run_id))
-        for entry in entries:
-            self._replay_entry(entry)
+        verify_chain(entries, run_key=self.run_key, run_id=self.run_id, head=head, previous=previous)
+        events = [decode_verified(entry, self.run_id) for entry in entries]
+        if entries and entries[0].version > 1 and not any(isinstance(event, RunContinued) for event in events[0]):
+            raise CorruptJournal(
+                f"run {self.run_id}: no segment begins in entry {entries[0].version}, as the store says it does. Nothing was "
+                "executed; other runs are not concerned. Compare with a backup: everstep verify lists every damaged run.",
+                run_id=self.run_id,
+                version=entries[0].version,
+            )
+        begin = self._take_over(entries, events, shared)
+        self._patches = deque(patches_by_segment(events[begin:]))
+        self.program.patches.learn(self._patches.popleft())
+        for entry, each in zip(entries[begin:], events[begin:], strict=True):
+            self._replay_entry(entry, each)
+
+    def _take_over(self, entries: Sequence[Entry], events: Sequence[Sequence[Event]], shared: Ledger | None) -> int:
+        """Take note of everything up to the last retry, without running any code; how many entries that were."""
+        begin = max((n for n, each in enumerate(events, 1) if any(isinstance(event, RunRetried) for event in each)), default=0)
+        ledger = shared
+        for entry, each in zip(entries[:begin], events[:begin], strict=True):
+            ledger = ledger or Ledger()
+            ledger.note_all(each, entry.at)
+            self._count_recoveries(each)
+        if ledger is not None:
+            self.program = Program(self._workflow, self.run_id, ledger=ledger)
+        if begin:
+            self._stand_after(entries[begin - 1])
+        return begin
+
+    def _replay_entry(self, entry: Entry, events: Sequence[Event]) -> None:
+        is_first = self.version == 0
+        self._stand_after(entry)
+        self._count_recoveries(events)
+        before, *after = _segments(events)
+        if not (is_first and after and entry.version > 1):  # Else what came before the segment is not needed, nor at hand.
+            self._replay_part(entry, before, ending=after[0][0] if after else None)
+        for number, (cut, part) in enumerate(after, 1):
+            self._begin_segment(cut)
+            self.program.patches.learn(self._patches.popleft())
+            if number == CUTS_PER_ENTRY:
+                self._undrained.extend(_inputs(part))
+            else:
+                self._replay_part(entry, part, ending=after[number][0] if number < len(after) else None)
+
+    def _replay_part(self, entry: Entry, events: Sequence[Event], ending: Ending | None) -> None:
+        commands = [event for event in events if isinstance(event, COMMANDS)]
+        self._undrained.extend(_inputs(events))
+        if entry.drained:
+            self.program.recoveries = self.recoveries
+            inputs, self._undrained = self._undrained, []
+            ending = ending or next((event for event in events if isinstance(event, ENDINGS)), None)
+            self.program.replay(inputs, commands, entry.at, entry.version, ending)
+
+    # --- what comes -----------------------------------------------------------------------------------------------------------
 
     def activate(self, inputs: Sequence[Input], now: Micros) -> Activation:
         """Apply inputs, run the code as far as it goes, and seal what came of it as the next entry.
@@ -108,37 +192,62 @@ class Execution:
         """
         not_before = self._due_of(inputs) if self.program.timers else None
         at = max(self._at, now)
+        commands, ending = self._run_program([*self._undrained, *inputs], at)
+        self._undrained.clear()
+        events: list[Event] = [*inputs, *commands]
+        closed: list[Closed] = []
+        while isinstance(ending, RunContinued):
+            events.append(ending)
+            closed.append(Closed(self.program, commands))
+            left_over = self.program.left_over()
+            self.program.evict()
+            self._begin_segment(ending, at)
+            if len(closed) == CUTS_PER_ENTRY:
+                self._undrained, commands, ending = left_over, (), None
+                events += left_over
+                break
+            commands, ending = self._run_program(left_over, at)
+            events += [*left_over, *commands]
+        if ending is not None:
+            events.append(ending)
+        return Activation(self._seal(events, at, drained=True), commands, ending, not_before, closed)
+
+    def _run_program(self, inputs: Sequence[Input], at: Micros) -> tuple[Sequence[CommandEvent], Ending | None]:
         self.program.recoveries = self.recoveries
-        commands = self.program.activate([*self._undrained, *inputs], at, self.version + 1)
+        commands = self.program.activate(inputs, at, self.version + 1)
         if self.program.divergence is not None:
             raise self.program.divergence
-        self._undrained.clear()
-        ending = self.program.ending
-        events: list[Event] = [*inputs, *commands] if ending is None else [*inputs, *commands, ending]
-        return Activation(self._seal(events, at, drained=True), commands, ending, not_before)
+        return commands, self.program.ending
+
+    def _begin_segment(self, cut: RunContinued, at: Micros | None = None) -> None:
+        start = Start.of(cut, self._at if at is None else at)
+        self.program = Program(self._workflow, self.run_id, start)
 
     def _due_of(self, inputs: Sequence[Input]) -> Micros | None:
         timers = self.program.timers
         fired = [event.key for event in inputs if isinstance(event, TimerFired)]
         return max((timers[key].event.due_at for key in fired if key in timers), default=None)
 
-    def _replay_entry(self, entry: Entry) -> None:
-        events = decode_verified(entry, self.run_id)
-        commands = [event for event in events if isinstance(event, COMMANDS)]
-        inputs = [event for event in events if not isinstance(event, (*COMMANDS, *ENDINGS, *VERDICTS))]
-        self.version, self.epoch, self._hash, self._at = entry.version, entry.epoch, entry.hash, entry.at
-        self._count_recoveries(inputs)
-        self._undrained.extend(inputs)
-        if entry.drained:
-            self.program.recoveries = self.recoveries
-            inputs, self._undrained = self._undrained, []
-            ending = next((event for event in events if isinstance(event, ENDINGS)), None)
-            self.program.replay(inputs, commands, entry.at, entry.version, ending)
-
     def _seal(self, events: Sequence[Event], at: Micros, *, drained: bool) -> Entry:
         entry = seal(self._hash, self.run_key, self.version + 1, self.epoch, at, drained, events)
-        self.version, self._hash, self._at = entry.version, entry.hash, at
+        self._stand_after(entry)
         return entry
+
+    def _stand_after(self, entry: Entry) -> None:
+        self.version, self.epoch, self._hash, self._at = entry.version, entry.epoch, entry.hash, entry.at
 
     def _count_recoveries(self, events: Iterable[Event]) -> None:
         self.recoveries += sum(isinstance(event, RunResumed) for event in events)
+
+
+def _inputs(events: Iterable[Event]) -> list[Input]:
+    return [event for event in events if not isinstance(event, (*COMMANDS, *ENDINGS, *VERDICTS))]
+
+
+def _segments(events: Sequence[Event]) -> tuple[Sequence[Event], *tuple[tuple[RunContinued, Sequence[Event]], ...]]:
+    """The events before the first cut, and for each cut those up to the next."""
+    cuts = [place for place, event in enumerate(events) if isinstance(event, RunContinued)]
+    if not cuts:
+        return (events,)
+    parts = [(events[cut], events[cut + 1 : end]) for cut, end in zip(cuts, [*cuts[1:], len(events)], strict=True)]
+    return (events[: cuts[0]], *parts)  # type: ignore[return-value]  # what stands at a cut is a RunContinued

@@ -45,6 +45,7 @@ REFUSALS_MAX = 1000
 """How often code that may start nothing any more is told so; then its awaits suspend for good. It must be swallowing Evicted in
 an endless loop, which would otherwise never give the thread back."""
 MAIN_PATH = "0"
+"""Path of the main task; that of a run that was continued as new is the number of times, so that no key comes twice."""
 CALLBACK_PATH = "~"
 """Path of code that runs in a callback of the loop rather than in a task."""
 
@@ -160,12 +161,16 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         refusal: What code is told that may start nothing any more.
     """
 
-    def __init__(self, timer_host: TimerHost, on_error: Callable[[dict[str, Any]], None], seed: bytes) -> None:
+    def __init__(
+        self, timer_host: TimerHost, on_error: Callable[[dict[str, Any]], None], seed: bytes, path: str = MAIN_PATH
+    ) -> None:
         self.scope: Any = None
         self.is_closing = False
         self.refusal = "the run is leaving memory"
         self._timers = timer_host
         self._on_error = on_error
+        self._path = path
+        self._callback_path = CALLBACK_PATH if path == MAIN_PATH else path + CALLBACK_PATH
         self._ready: deque[asyncio.Handle] = deque()
         # Shifted, so that small sets still iterate in the order of making.
         self._last_hash = int.from_bytes(blake2b(seed, digest_size=5).digest()) << 16
@@ -305,7 +310,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         task = self._current_task()
         if task is None:
             self._callback_commands += 1
-            return f"{CALLBACK_PATH}:{self._callback_commands}"
+            return f"{self._callback_path}:{self._callback_commands}"
         task.command_count += 1
         return f"{task.path}:{task.command_count}"
 
@@ -313,7 +318,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         task = self._current_task()
         if task is None:
             self._callback_tasks += 1
-            return f"{CALLBACK_PATH}.{self._callback_tasks}"
+            return f"{self._callback_path}.{self._callback_tasks}"
         task.task_count += 1
         return f"{task.path}.{task.task_count}"
 
@@ -407,7 +412,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     def create_main_task(self, coro: Coroutine[Any, Any, T]) -> ReplayTask[T]:
         """The task of the workflow function itself, in an empty context: nothing of the host's leaks in."""
-        return self._start(coro, MAIN_PATH, None, Context())
+        return self._start(coro, self._path, None, Context())
 
     def _start(self, coro: Coroutine[Any, Any, T], path: str, name: str | None, context: Context | None) -> ReplayTask[T]:
         task = ReplayTask(coro, loop=self, path=path, name=name, context=context)
@@ -488,9 +493,11 @@ _REFUSED = {
 }
 
 
-def new_loop(timer_host: TimerHost, on_error: Callable[[dict[str, Any]], None], seed: bytes) -> DeterministicLoop:
+def new_loop(
+    timer_host: TimerHost, on_error: Callable[[dict[str, Any]], None], seed: bytes, path: str = MAIN_PATH
+) -> DeterministicLoop:
     """A loop. Its refused methods are made below, where no type checker sees that they exist."""
-    return DeterministicLoop(timer_host, on_error, seed)  # type: ignore[abstract]  # pyright: ignore[reportAbstractUsage]
+    return DeterministicLoop(timer_host, on_error, seed, path)  # type: ignore[abstract]  # pyright: ignore[reportAbstractUsage]
 
 
 def _refuse(name: str, instead: str) -> Callable[..., NoReturn]:

@@ -21,7 +21,9 @@ from everstep.events import (
     Ending,
     NoteRecorded,
     PatchApplied,
+    ResultReused,
     RunCancelled,
+    RunContinued,
     RunFailed,
     RunSucceeded,
     SignalAwaited,
@@ -56,6 +58,8 @@ def same_command(recorded: CommandEvent, requested: CommandEvent) -> bool:
             return recorded.delay == requested.delay
         case ChildStarted(), ChildStarted():
             return recorded.workflow == requested.workflow and recorded.digest == requested.digest
+        case ResultReused(), ResultReused():
+            return recorded.name == requested.name and recorded.digest == requested.digest
         case SignalAwaited(), SignalAwaited():
             return recorded.name == requested.name
         # What is published follows from the inputs: a corrected text or figure strands nobody.
@@ -92,6 +96,8 @@ def show_command(event: CommandEvent | Ending | None) -> str:
             return f"timer of {event.delay / 1e6:g} s".ljust(44) + event.source
         case ChildStarted():
             return f"child {event.workflow}({_short(event.args)})".ljust(44) + event.source
+        case ResultReused():
+            return f"{'child' if event.is_child else 'step'} {event.name}, finished before".ljust(44) + event.source
         case SignalAwaited():
             return f"wait for signal {event.name}".ljust(44) + event.source
         case StatePublished():
@@ -108,6 +114,8 @@ def show_command(event: CommandEvent | Ending | None) -> str:
             return f"the end of the run, failed with {error.type}"
         case RunCancelled():
             return "the end of the run, cancelled"
+        case RunContinued():
+            return "the end of this segment, continued as new"
 
 
 def diverged(

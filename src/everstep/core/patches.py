@@ -11,12 +11,9 @@ asks for any more is no difference: code from which the call was removed goes on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from everstep.events import PatchApplied
-from everstep.journal import Entry, decode_verified
-
-_MARK = b'"PatchApplied"'
+from everstep.events import Event, PatchApplied, RunContinued
 
 
 class Patches:
@@ -38,7 +35,16 @@ class Patches:
         return patch_id in self._answers
 
 
-def patches_in(entries: Iterable[Entry], run_id: str) -> list[str]:
-    """The markers in verified entries. Only entries that hold one, or look like it, are decoded."""
-    marked = [entry for entry in entries if _MARK in entry.events]
-    return [event.id for entry in marked for event in decode_verified(entry, run_id) if isinstance(event, PatchApplied)]
+def patches_by_segment(events: Iterable[Sequence[Event]]) -> list[set[str]]:
+    """The markers in a verified journal, for each of its segments: none knows of the changes that another took."""
+    segments: list[set[str]] = [set()]
+    for entry in events:
+        for event in entry:
+            match event:
+                case PatchApplied(id=patch_id):
+                    segments[-1].add(patch_id)
+                case RunContinued():
+                    segments.append(set())
+                case _:
+                    pass
+    return segments

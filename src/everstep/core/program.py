@@ -32,10 +32,11 @@ from everstep.core.mailbox import Mailbox
 from everstep.core.mismatch import diverged, same_by_todays_types, same_command, slot_of
 from everstep.core.patches import Patches
 from everstep.core.place import user_line
+from everstep.core.reuse import Ledger, Start
 from everstep.core.states import States
 from everstep.core.waits import Operation, SignalWait, Timer
 from everstep.definitions import Call, Step, Workflow
-from everstep.errors import NondeterminismError, UsageError
+from everstep.errors import ContinuedAsNew, NondeterminismError, UsageError
 from everstep.events import (
     NO_PAYLOAD,
     CancelRequested,
@@ -50,12 +51,18 @@ from everstep.events import (
     Input,
     NoteRecorded,
     PatchApplied,
+    PauseRequested,
+    ResultReused,
     RunCancelled,
     RunClaimed,
+    RunContinued,
     RunCreated,
     RunFailed,
+    RunForked,
     RunResumed,
+    RunRetried,
     RunSucceeded,
+    RunUnpaused,
     SignalAwaited,
     SignalReceived,
     SignalWaitCancelled,
@@ -64,6 +71,7 @@ from everstep.events import (
     StepCompleted,
     StepFailed,
     StepOutcomeUnknown,
+    StepOverridden,
     StepScheduled,
     TimerCancelled,
     TimerFired,
@@ -98,10 +106,15 @@ class Program:
         cursor: How many steps and children have been asked for.
     """
 
-    def __init__(self, workflow: Workflow[..., Any], run_id: str) -> None:
+    def __init__(
+        self, workflow: Workflow[..., Any], run_id: str, start: Start | None = None, ledger: Ledger | None = None
+    ) -> None:
         self.workflow = workflow
         self.run_id = run_id
-        self.loop = new_loop(self, self._report, run_id.encode())
+        self.start = start if ledger is None else ledger.start
+        self._salt = b"" if self.start is None else self.start.salt
+        segment = 0 if self.start is None else self.start.segment
+        self.loop = new_loop(self, self._report, run_id.encode(), str(segment))
         self.loop.scope = self
         self.operations: dict[str, Operation] = {}
         self.timers: dict[str, Timer] = {}
@@ -114,17 +127,21 @@ class Program:
         self.patches = Patches()
         self.recoveries = 0
         self.step = ""
-        self.cursor = 0
+        self.cursor = 0 if self.start is None else self.start.cursor
         self._expected: dict[str, CommandEvent] | None = None
         # By identity: two handles with the same time and callback are equal to asyncio.
         self._timer_keys: dict[int, str] = {}
         self._mailbox = Mailbox()
         self._states = States()
-        self._created: RunCreated | None = None
-        self._created_at: Micros = 0
+        self._ledger = ledger
         self._at: Micros = 0
-        self._salt = b""
+        self._was_told_to_stop = False
         self._main: asyncio.Task[Any] | None = None
+        if ledger is not None:
+            for event in ledger.signals:
+                self._mailbox.receive(event)
+            if ledger.is_fork and ledger.is_exhausted:
+                self._reseed()
 
     # --- activation -------------------------------------------------------------------------------------------------------
 
@@ -168,21 +185,20 @@ class Program:
 
     def _run(self, inputs: Iterable[Input], at: Micros, version: int) -> None:
         self._at, self.version = at, version
-        was_cancelled = self.cancel_requested is not None
         for event in inputs:
             self._apply(event)
         if self._main is None:
             self._begin()
-            was_cancelled = True  # It was not called at all, if so.
         self._drain()
-        if not was_cancelled and self.cancel_requested is not None and self._main is not None:
-            self._main.cancel()
+        if not self._was_told_to_stop and self.cancel_requested is not None and not self._main_task.done():
+            self._stop()
             self._drain()
         if self._main is not None and self._main.done() and self.ending is None and self.divergence is None:
             self.ending = self._conclude(self._main)
 
     def _drain(self) -> None:
-        seconds = (self._at - self._created_at) / 1e6
+        assert self.start is not None, "a journal begins with RunCreated"
+        seconds = (self._at - self.start.at) / 1e6
         while True:
             try:
                 self.loop.drain(seconds)
@@ -191,28 +207,57 @@ class Program:
             return
 
     def _begin(self) -> None:
-        created = self._created
-        assert created is not None, "a journal begins with RunCreated"
-        args, kwargs = self.workflow.arguments.decode(created.args)
+        assert self.start is not None, "a journal begins with RunCreated"
+        args, kwargs = self.workflow.arguments.decode(self.start.args)
         self._main = self.loop.create_main_task(self.workflow.function(*args, **kwargs))
         if self.cancel_requested is not None:
-            self._main.cancel()
+            self._stop()  # It is not called at all.
+
+    def _stop(self) -> None:
+        self._was_told_to_stop = True
+        self._main_task.cancel()
+
+    @property
+    def _main_task(self) -> asyncio.Task[Any]:
+        assert self._main is not None, "the first activation begins it"
+        return self._main
 
     def _conclude(self, main: asyncio.Task[Any]) -> Ending:
         try:
             return RunSucceeded(Raw(self.workflow.result.encode(main.result())))
+        except ContinuedAsNew as continued:
+            return self._continuation(continued.args_json)
         except CancelledError as error:
             match self.cancel_requested:
                 case CancelRequested(reason=reason):
                     return RunCancelled(reason)
                 case DeadlinePassed():
-                    limit = 0 if self._created is None else self._created.deadline_at or 0
+                    limit = 0 if self.start is None else self.start.deadline_at or 0
                     ended = _EPOCH + timedelta(microseconds=limit)
                     return RunFailed(ErrorRecord("everstep.errors.RunTimeout", f"the run's time limit ended at {ended}"))
                 case None:
                     return RunFailed(describe_error(error))
         except BaseException as error:  # noqa: BLE001  # whatever user code raised is the run's outcome, SystemExit included
             return RunFailed(describe_error(error))
+
+    def _continuation(self, args: bytes) -> RunContinued:
+        """What begins the next segment. Its salt follows from this one's: no random number comes twice."""
+        start = self.start
+        assert start is not None, "the code has begun"
+        return RunContinued(
+            segment=start.segment + 1,
+            args=Raw(args),
+            salt=blake2b(start.salt, digest_size=16, person=b"segment").hexdigest(),
+            python=start.python,
+            cursor=self.cursor,
+            deadline_at=start.deadline_at,
+        )
+
+    def left_over(self) -> list[Input]:
+        """What has arrived and the code, having ended, has not taken."""
+        signals: list[Input] = list(self._mailbox.left())
+        is_owed = self.cancel_requested is not None and not self._was_told_to_stop
+        return [*signals, self.cancel_requested] if is_owed and self.cancel_requested else signals
 
     # --- inputs -----------------------------------------------------------------------------------------------------------
 
@@ -231,17 +276,28 @@ class Program:
                 if timer is not None:
                     del self._timer_keys[id(timer.handle)]
                     self.loop.make_ready(timer.handle)
-            case SignalReceived(name, value):
-                self._mailbox.receive(name, bytes(value))
+            case SignalReceived():
+                self._mailbox.receive(event)
             case CancelRequested() | DeadlinePassed():
                 self.cancel_requested = self.cancel_requested or event
             case RunCreated():
-                self._created, self._created_at = event, self._at
-                self._salt = bytes.fromhex(event.salt)
-            case RunClaimed() | RunResumed():
+                if self.start is None:  # Not in a fork, which has begun with what it took over.
+                    self.start = Start.of(event, self._at)
+                    self._salt = self.start.salt
+            case StepOverridden(key, result, skipped):
+                operation = self.operations.pop(key, None)
+                if operation is not None and not operation.done():
+                    self._override(operation, result, skipped=skipped)
+            case RunClaimed() | RunResumed() | RunUnpaused() | RunRetried() | RunForked() | PauseRequested():
                 pass
             case _:
                 assert_never(event)
+
+    def _override(self, operation: Operation, result: Raw, *, skipped: bool) -> None:
+        if skipped:
+            operation.set_result(None)  # Whatever its type: the code has to be ready for it, the person said so.
+        else:
+            self._resolve(operation, result)
 
     def _resolve(self, operation: Operation, result: Raw) -> None:
         try:
@@ -265,14 +321,45 @@ class Program:
         if isinstance(definition, Step):
             event: Any = StepScheduled(key, definition.name, Raw(args), digest, call.source)
         else:
-            child_id = child_run_id(self.run_id, key)
-            event = ChildStarted(key, child_id, definition.name, Raw(args), digest, call.source)
+            event = ChildStarted(key, child_run_id(self.run_id, key), definition.name, Raw(args), digest, call.source)
             self.children[key] = definition
-        operation = Operation(self, self._record(event, definition.arguments), call)
-        self.operations[key] = operation
         self.step = definition.name
         self.cursor += 1
+        if self._ledger is not None:
+            reused = self._reuse(self._ledger, event, call)
+            if reused is not None:
+                return reused
+        operation = Operation(self, self._record(event, definition.arguments), call)
+        self.operations[key] = operation
         return operation
+
+    def _reuse(self, ledger: Ledger, event: StepScheduled | ChildStarted, call: Call[Any]) -> Operation | None:
+        """The operation with the outcome that it had before the code began again; None if it has to be done."""
+        definition = call.definition
+        is_once = isinstance(definition, Step) and definition.at_most_once
+        outcome = ledger.outcome(event, even_bad=is_once)
+        if outcome is None:
+            return None
+        self._record(ResultReused(event.key, definition.name, event.digest, isinstance(event, ChildStarted), call.source))
+        operation = Operation(self, event, call)
+        match outcome:
+            case StepOverridden(result=result, skipped=skipped):
+                self._override(operation, result, skipped=skipped)
+            case StepCompleted(result=result) | ChildSucceeded(result=result):
+                self._resolve(operation, result)
+            case StepFailed() | StepOutcomeUnknown() | ChildFailed() | ChildRefused():
+                operation.set_exception(failure_of(self.run_id, self.workflow, operation, outcome))
+            case _:
+                assert_never(outcome)
+        if self.divergence is not None:
+            raise self.divergence
+        if ledger.is_fork and ledger.is_exhausted:
+            self._reseed()
+        return operation
+
+    def _reseed(self) -> None:
+        """From here on the fork goes its own way: it must not draw the very numbers that the other run draws."""
+        self.random.seed(f"{self._salt.hex()} {self.run_id}")
 
     def withdraw(self, event: StepScheduled | ChildStarted) -> None:
         """The code no longer waits for an operation."""
@@ -300,6 +387,8 @@ class Program:
         if self._is_shut():
             return
         key = self.loop.next_key()
+        if self._ledger is not None:
+            value = self._ledger.edited(key, value)
         if self._expected is None:
             self._record(self._states.publish(key, name, value))
         else:
@@ -343,7 +432,8 @@ class Program:
             )
         delay = max(0, round(delay_seconds * 1e6))
         key = self.loop.next_key()
-        event = self._record(TimerStarted(key, delay, self._at + delay, user_line()))
+        due_at = None if self._ledger is None else self._ledger.due_at(key, delay)
+        event = self._record(TimerStarted(key, delay, self._at + delay if due_at is None else due_at, user_line()))
         assert isinstance(event, TimerStarted)
         self.timers[key] = Timer(event, handle)
         self._timer_keys[id(handle)] = key
@@ -382,7 +472,7 @@ class Program:
 
     def _recorded_on(self) -> str:
         running = f"{sys.version_info.major}.{sys.version_info.minor}"
-        recorded = self._created.python if self._created else running
+        recorded = self.python or running
         if recorded == running:
             return ""
         return (
@@ -420,7 +510,7 @@ class Program:
     @property
     def python(self) -> str:
         """Python's minor version that the journal is recorded on."""
-        return self._created.python if self._created else ""
+        return self.start.python if self.start else ""
 
     def now(self) -> datetime:
         """The instant of this activation."""

@@ -24,11 +24,13 @@ from everstep.events import (
     ChildSucceeded,
     Event,
     RunDied,
+    RunDiscarded,
     RunResumed,
     StepCancelled,
     StepCompleted,
     StepFailed,
     StepOutcomeUnknown,
+    StepOverridden,
     StepScheduled,
 )
 from everstep.journal import Entry, decode_verified, verify_chain
@@ -39,6 +41,7 @@ _FINISHED = (
     StepFailed,
     StepOutcomeUnknown,
     StepCancelled,
+    StepOverridden,
     ChildSucceeded,
     ChildFailed,
     ChildRefused,
@@ -154,7 +157,7 @@ class _Reader:
             self.open.pop(event.key, None)
         elif isinstance(event, RunResumed):
             self._recoveries += 1
-        elif isinstance(event, (*ENDINGS, RunDied)):
+        elif isinstance(event, (*ENDINGS, RunDied, RunDiscarded)):
             self.open.clear()
 
     def open_step(self, key: str, asked: _Asked, row: AttemptRecord | None, now: Micros) -> OpenStep:

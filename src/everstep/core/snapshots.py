@@ -12,9 +12,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_never
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from everstep.core.deltas import BadDelta, Chain
+from everstep.core.reuse import Ledger
 from everstep.errors import CorruptJournal, UsageError
 from everstep.events import (
     CancelRequested,
@@ -27,14 +28,21 @@ from everstep.events import (
     Event,
     NoteRecorded,
     PatchApplied,
+    PauseRequested,
+    ResultReused,
     RunCancelled,
     RunClaimed,
+    RunContinued,
     RunCreated,
     RunDied,
+    RunDiscarded,
     RunFailed,
+    RunForked,
     RunPaused,
     RunResumed,
+    RunRetried,
     RunSucceeded,
+    RunUnpaused,
     SignalAwaited,
     SignalReceived,
     SignalWaitCancelled,
@@ -43,6 +51,7 @@ from everstep.events import (
     StepCompleted,
     StepFailed,
     StepOutcomeUnknown,
+    StepOverridden,
     StepScheduled,
     TimerCancelled,
     TimerFired,
@@ -108,13 +117,14 @@ def instant(micros: Micros) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
-def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None) -> Snapshot:
+def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None, *, shared: Ledger | None = None) -> Snapshot:
     """The state after a version; None for the newest.
 
     Args:
         entries: The run's journal from its first entry, at least up to ``version``.
         run: The run, for its id; its status counts only for the newest version.
         version: Which state.
+        shared: Of a fork: what the run that it shares its history with had finished.
 
     Raises:
         CorruptJournal: The chain does not verify up to there.
@@ -124,7 +134,7 @@ def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None) -
     if not 1 <= wanted <= len(entries):
         raise UsageError(f"run {run.run_id} has no version {version}: its versions are 1 to {len(entries)}.")
     verify_chain(entries[:wanted], run_key=run.run_key, run_id=run.run_id)
-    state = _Fold(run.run_id)
+    state = _Fold(run.run_id, {} if shared is None else shared.results())
     for entry in entries[:wanted]:
         for event in decode_verified(entry, run.run_id):
             state.apply(event, entry)
@@ -147,7 +157,7 @@ def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None) -
 class _Fold:
     """The state that grows while events are applied."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, known: Mapping[tuple[str, str, str], Raw]) -> None:
         self.status = Status.QUEUED
         self.payload: dict[str, Any] = {"arguments": {}, "steps": {}}
         self.checkpoints: list[Checkpoint] = []
@@ -158,6 +168,9 @@ class _Fold:
         self._states: dict[str, Chain] = {}
         self._open: dict[str, str] = {}
         self._seen: dict[str, int] = {}
+        self._digests: dict[str, str] = {}
+        self._known: dict[tuple[str, str, str], Any] = {each: msgspec.json.decode(value) for each, value in known.items()}
+        self._cursor_before = 0
 
     def open_step(self) -> str:
         """The operation asked for last among those that have not finished."""
@@ -183,13 +196,19 @@ class _Fold:
                 self.payload["arguments"] = msgspec.json.decode(args)
             case RunClaimed() | RunResumed():
                 self.status, self.error = Status.RUNNING, None
-            case StepScheduled(key=key, step=name) | ChildStarted(key=key, workflow=name):
+            case StepScheduled(key=key, step=name, digest=digest) | ChildStarted(key=key, workflow=name, digest=digest):
                 self.cursor += 1
                 self._open[key] = name
+                self._digests[key] = digest
             case StepCompleted(key=key, result=result) | ChildSucceeded(key=key, result=result):
                 self._finish(key, msgspec.json.decode(result), entry)
             case StepFailed(key=key, error=error) | ChildFailed(key=key, error=error):
                 self._finish(key, {"error": msgspec.to_builtins(error)}, entry)
+            case StepOverridden(key=key, result=result):
+                self._finish(key, msgspec.json.decode(result), entry)
+            case ResultReused(key=key, name=name, digest=digest):
+                self.cursor += 1
+                self._reuse(key, name, digest)
             case StepOutcomeUnknown(key=key):
                 self._finish(key, {"error": "outcome unknown"}, entry)
             case ChildRefused(key=key, reason=reason):
@@ -209,9 +228,23 @@ class _Fold:
                 self.status, self.error = Status.DEAD, ErrorRecord("everstep.errors.RunDead", reason)
             case StatePublished(name=name, value=value, is_delta=is_delta):
                 self._states.setdefault(name, Chain()).read(bytes(value), is_delta=is_delta)
+            case RunDiscarded(reason=reason):
+                self.status, self.error = Status.CANCELLED, ErrorRecord("everstep.errors.RunCancelled", reason)
+            case RunForked():
+                pass  # What it took over is named again when its code asks for it.
+            case RunRetried():
+                self.status, self.error, self.cursor = Status.QUEUED, None, self._cursor_before
+                self._begin_anew()
+            case RunUnpaused():
+                self.status, self.error = Status.QUEUED, None
+            case RunContinued(args=args, cursor=cursor):
+                self.payload["arguments"] = msgspec.json.decode(args)
+                self.cursor = self._cursor_before = cursor
+                self._begin_anew()
+                self._known.clear()
             case TimerStarted() | TimerCancelled() | TimerFired() | CancelRequested() | DeadlinePassed() | NoteRecorded():
                 pass  # These change what the run waits for (or say why), not what it has.
-            case SignalReceived() | SignalAwaited() | SignalWaitCancelled():
+            case SignalReceived() | SignalAwaited() | SignalWaitCancelled() | PauseRequested():
                 pass  # These change what the run waits for, not what it has.
             case PatchApplied():
                 pass  # It says which branch the code takes; what came of that says itself.
@@ -222,6 +255,20 @@ class _Fold:
         name = self._open.pop(key, None)
         if name is None:
             return  # It was cancelled before; its late outcome is history, not state.
+        self._known[key, name, self._digests[key]] = result
+        self._put(name, result)
+        self.checkpoints.append(Checkpoint(name, instant(entry.at), entry.hash.hex()))
+
+    def _reuse(self, key: str, name: str, digest: str) -> None:
+        """A result that is there already: it was a checkpoint when it was made."""
+        self._put(name, self._known.get((key, name, digest)))
+
+    def _put(self, name: str, result: Any) -> None:
         count = self._seen[name] = self._seen.get(name, 0) + 1
         self.payload["steps"][name if count == 1 else f"{name}#{count}"] = result
-        self.checkpoints.append(Checkpoint(name, instant(entry.at), entry.hash.hex()))
+
+    def _begin_anew(self) -> None:
+        """The code begins again: what it asks for from here on is counted anew."""
+        self.payload["steps"] = {}
+        self._open.clear()
+        self._seen.clear()

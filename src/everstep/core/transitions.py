@@ -25,6 +25,7 @@ class Happened(StrEnum):
     FAILED = "failed"
     DIED = "died"
     REOPENED = "reopened"
+    DISCARDED = "discarded"
 
 
 _S, _H = Status, Happened
@@ -45,12 +46,12 @@ _ROWS: Mapping[Status, Mapping[Happened, Status]] = {
         _H.SUCCEEDED: _S.SUCCEEDED,
     },
     _S.WAITING: {_H.CLAIMED: _S.RUNNING, _H.PAUSED: _S.PAUSED, _H.DIED: _S.DEAD},
-    _S.PAUSED: {_H.CLAIMED: _S.RUNNING, _H.HANDED_BACK: _S.QUEUED, _H.CANCELLED: _S.CANCELLED},
+    _S.PAUSED: {_H.CLAIMED: _S.RUNNING, _H.HANDED_BACK: _S.QUEUED, _H.DISCARDED: _S.CANCELLED},
     _S.COMPENSATING: {**_ACTIVE, _H.CLAIMED: _S.COMPENSATING, _H.PARKED: _S.COMPENSATING, _H.HANDED_BACK: _S.COMPENSATING},
     _S.SUCCEEDED: {},
     _S.CANCELLED: {},
-    _S.FAILED: {_H.REOPENED: _S.QUEUED},
-    _S.DEAD: {_H.REOPENED: _S.QUEUED},
+    _S.FAILED: {_H.REOPENED: _S.QUEUED, _H.DISCARDED: _S.CANCELLED},
+    _S.DEAD: {_H.REOPENED: _S.QUEUED, _H.DISCARDED: _S.CANCELLED},
 }
 NEXT_STATUS: Mapping[tuple[Status, Happened], Status] = {
     (status, happened): after for status, row in _ROWS.items() for happened, after in row.items()

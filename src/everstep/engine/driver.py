@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Protocol
 
 import msgspec
 
 from everstep.core.attempts import plan_attempt
-from everstep.core.execution import Activation, Execution
-from everstep.core.starting import first_event
+from everstep.core.execution import Activation, Closed, Execution
+from everstep.core.program import Program
+from everstep.core.reuse import Ledger
 from everstep.core.transitions import Happened, next_status
 from everstep.core.waits import Operation
 from everstep.definitions import Workflow
@@ -45,6 +46,8 @@ from everstep.events import (
     Input,
     NoteRecorded,
     PatchApplied,
+    PauseRequested,
+    ResultReused,
     RunCancelled,
     RunFailed,
     RunPaused,
@@ -56,6 +59,7 @@ from everstep.events import (
     StepCompleted,
     StepFailed,
     StepOutcomeUnknown,
+    StepOverridden,
     StepScheduled,
     TimerCancelled,
     TimerFired,
@@ -64,7 +68,7 @@ from everstep.events import (
 )
 from everstep.journal import Entry, seal
 from everstep.records import AttemptRecord, Message, Micros, Status, WorkerKey
-from everstep.stores.base import Append, Behind, Exists, Fenced, Keep, Landed, NewRun, Outcome, Post, Refused, TooEarly
+from everstep.stores.base import Append, Behind, Claimed, Exists, Fenced, Keep, Landed, NewRun, Outcome, Post, Refused, TooEarly
 
 logger = logging.getLogger("everstep")
 
@@ -121,7 +125,6 @@ class Driver:
         self.started: asyncio.Future[Outcome] = loop.create_future()
         self._host = host
         self._execution = execution
-        self._program = execution.program
         self._inputs: list[Input] = []
         self._applied: Sequence[Input] = ()
         self._landed_consumed = facts.consumed
@@ -134,6 +137,12 @@ class Driver:
         self._unreadable = ""
         self.is_in_doubt = False
         self._is_draining = False
+        self._pause_asked: PauseRequested | None = None
+        self._overridden: set[str] = set()
+
+    @property
+    def _program(self) -> Program:
+        return self._execution.program
 
     @property
     def run_id(self) -> str:
@@ -181,25 +190,35 @@ class Driver:
         self._inputs.extend(inputs)
         self._go()
 
-    def resume(self, entries: Sequence[Entry], rows: Iterable[AttemptRecord], inbox: Sequence[Message]) -> None:
-        """Go on with a run that was claimed: replay, then continue whatever is unfinished."""
+    def resume(self, claimed: Claimed, shared: Ledger | None = None) -> None:
+        """Go on with a run that was claimed: replay, then continue whatever is unfinished.
+
+        Args:
+            claimed: The run.
+            shared: Of a fork: what the run that it shares its history with had finished.
+        """
+        entries = claimed.entries
         try:
-            self._execution.replay(entries, self.facts.hash)
+            self._execution.replay(entries, self.facts.hash, previous=claimed.previous, shared=shared)
         except CorruptJournal as error:
-            self._pause(f"corrupt: {error}")
+            self.quarantine(error)
             return
         except Exception as error:  # noqa: BLE001  # whatever this code raises here is a reason for other code to try
             self._pause_for_other_code(error)
             return
-        self.facts.deadline_at = first_event(entries[0].events).deadline_at
+        self.facts.deadline_at = self._execution.deadline_at
         # Nothing is activated before all is started again: what is known at once (an unknown outcome, the inbox) waits for
         # that.
         self._in_flight = True
-        self._continue({row.key: row for row in rows}, outcomes_not_seen(entries))
-        self.receive(inbox)
+        self._continue({row.key: row for row in claimed.attempts}, outcomes_not_seen(entries))
+        self.receive(claimed.inbox)
         self._in_flight = False
         self._go(even_without_inputs=self._execution.must_activate)
         self._park_if_waiting()
+
+    def quarantine(self, error: CorruptJournal) -> None:
+        """What is stored of the run cannot be trusted."""
+        self._pause(f"corrupt: {error}")
 
     def deliver(self, event: Input) -> None:
         """An input has arrived."""
@@ -218,6 +237,10 @@ class Driver:
                     self._unreadable = f"corrupt: message {message.seq} of its inbox cannot be read: {error}"
                     self._go()
                     return
+                if isinstance(event, PauseRequested):
+                    self._pause_asked = event
+                elif isinstance(event, StepOverridden):
+                    self._overridden.add(event.key)
                 self.deliver(event)  # type: ignore[arg-type]  # only inputs are ever posted
 
     # --- leaving ----------------------------------------------------------------------------------------------------------
@@ -230,7 +253,7 @@ class Driver:
     def drain(self) -> None:
         """Begin nothing new: give the run back as soon as no body of it is being executed."""
         self._is_draining = True
-        self._hand_back_if_idle()
+        self._leave_if_asked()
 
     def hand_back(self) -> None:
         """Give the run back as it stands, to be claimed by anybody at once. Bodies are cancelled; their attempts are kept."""
@@ -283,7 +306,7 @@ class Driver:
         match event:
             case TimerFired(key=key):
                 return key in self._program.timers
-            case StepCompleted() | StepFailed() | StepOutcomeUnknown():
+            case StepCompleted() | StepFailed() | StepOutcomeUnknown() | StepOverridden():
                 return event.key in self._program.operations
             case _:
                 return True
@@ -347,9 +370,14 @@ class Driver:
         elif append.release:
             self._leave(None, append.wake_at)
         else:
+            if activation.closed:
+                self._stop_steps()
+            for key in self._overridden:
+                self._stop_step(key)
+            self._overridden.clear()
             self._obey(activation.commands)
-            self._go()
-            self._hand_back_if_idle()
+            self._go(even_without_inputs=bool(activation.closed) and self._execution.must_activate)
+            self._leave_if_asked()
 
     # --- obeying an entry that has landed ---------------------------------------------------------------------------------
 
@@ -361,9 +389,7 @@ class Driver:
                     if operation is not None:
                         self._start_step(operation, None)
                 case StepCancelled(key=key):
-                    step = self._steps.pop(key, None)
-                    if step is not None:
-                        step.stop()
+                    self._stop_step(key)
                 case TimerStarted():
                     if command.key in self._program.timers:
                         self._arm(command)
@@ -375,6 +401,8 @@ class Driver:
                     pass  # The child, or the message to it, was part of the entry.
                 case SignalAwaited() | SignalWaitCancelled() | StatePublished() | NoteRecorded() | PatchApplied():
                     pass  # These are done by being recorded.
+                case ResultReused():
+                    pass  # The code has its outcome already.
         self._watch_deadline()
 
     def _continue(self, rows: dict[str, AttemptRecord], ended: Container[str]) -> None:
@@ -392,7 +420,7 @@ class Driver:
         self._watch_deadline()
 
     def _start_step(self, operation: Operation, row: AttemptRecord | None) -> None:
-        if self._is_draining:
+        if self._is_draining or self._pause_asked:
             return  # Whoever claims the run next begins it: an at-most-once step must not be begun only to be cut off.
         tools = self._host.tools
         now = 0 if row is None else tools.now()
@@ -440,8 +468,13 @@ class Driver:
     def _wake_at_if_parked(self) -> Micros | None:
         return wake_at_if_parked(self._program, self._steps, self.facts.deadline_at, self._host.tools.now())
 
-    def _hand_back_if_idle(self) -> None:
-        if self._is_draining and not (self._is_over or self._in_flight or self.is_busy):
+    def _leave_if_asked(self) -> None:
+        """Nothing new is to begin here: give the run back, or leave it paused, once no body of it is being executed."""
+        if self._is_over or self._in_flight or self._inputs or self.is_busy:
+            return
+        if self._pause_asked is not None:
+            self._pause(self._pause_asked.reason, actor=self._pause_asked.actor)
+        elif self._is_draining:
             self.hand_back()
 
     def _park_if_waiting(self) -> None:
@@ -476,8 +509,10 @@ class Driver:
         status, release, wake_at = self._after(activation)
         children: tuple[NewRun, ...] = ()
         posts: tuple[Post, ...] = ()
-        if any(isinstance(command, ChildStarted | ChildCancelled) for command in commands):
-            children, posts = self._to_family(commands)
+        for asked in (*activation.closed, Closed(program, commands)):
+            if any(isinstance(command, ChildStarted | ChildCancelled) for command in asked.commands):
+                born, told = self._to_family(asked)
+                children, posts = (*children, *born), (*posts, *told)
         return Append(
             entry=activation.entry,
             worker_key=self._host.worker_key,
@@ -492,13 +527,15 @@ class Driver:
             posts=posts,
             settled=self._settled(activation) if self._kept else (),
             not_before=activation.not_before,
+            begins_segment=bool(activation.closed),
         )
 
-    def _to_family(self, commands: Sequence[CommandEvent]) -> tuple[tuple[NewRun, ...], tuple[Post, ...]]:
-        born = children_of(self._program, commands, self.facts.run_key, self._host.tools.now())
+    def _to_family(self, asked: Closed) -> tuple[tuple[NewRun, ...], tuple[Post, ...]]:
+        program, commands = asked.program, asked.commands
+        born = children_of(program, commands, self.facts.run_key, self._host.tools.now())
         for workflow, _ in born:
             self._host.learn(workflow)
-        return tuple(child for _, child in born), cancels_of(self._program, commands, self.facts.run_key)
+        return tuple(child for _, child in born), cancels_of(program, commands, self.facts.run_key)
 
     def _after(self, activation: Activation) -> tuple[Status, bool, Micros | None]:
         """Status after the entry, whether the run leaves with it, and when it is then due."""
@@ -536,7 +573,9 @@ class Driver:
             self._park_if_waiting()
 
     def _settled(self, activation: Activation) -> tuple[str, ...]:
-        ended = [e.key for e in self._applied if isinstance(e, StepCompleted | StepFailed | StepOutcomeUnknown)]
+        if activation.closed:
+            return tuple(self._kept)
+        ended = [e.key for e in self._applied if isinstance(e, (*STEP_OUTCOMES, StepOverridden))]
         ended += [c.key for c in activation.commands if isinstance(c, StepCancelled)]
         return tuple(key for key in ended if key in self._kept)
 
@@ -549,13 +588,14 @@ class Driver:
         reason = str(error) if isinstance(error, EverstepError) else f"{type(error).__name__}: {error}"
         self._pause(reason, refused_by=self._program.workflow.fingerprint)
 
-    def _pause(self, reason: str, *, refused_by: str = "") -> None:
+    def _pause(self, reason: str, *, refused_by: str = "", actor: str = "") -> None:
         """Append the verdict after the newest entry that has landed."""
-        verdict = RunPaused(reason, refused_by)
+        verdict = RunPaused(reason, refused_by, actor)
 
         def left(append: Append, outcome: Outcome) -> None:
             if isinstance(outcome, Landed):
-                logger.error("run %s is paused: %s", self.run_id, reason)
+                level = logging.INFO if self._pause_asked else logging.ERROR
+                logger.log(level, "run %s is paused: %s", self.run_id, reason)
                 self._leave(Ended(self.run_id, Status.PAUSED, append.step, append.entry.events), None)
             else:
                 self.abandon()
@@ -606,15 +646,22 @@ class Driver:
             self.ended.set_result(ended)
 
     def _stop_everything(self) -> None:
-        for step in self._steps.values():
-            step.stop()
-        for alarm in self._alarms.values():
-            alarm.cancel()
+        self._stop_steps()
         if self._deadline is not None:
             self._deadline.cancel()
-        self._steps.clear()
-        self._alarms.clear()
         self._program.evict()
+
+    def _stop_steps(self) -> None:
+        for key in list(self._steps):
+            self._stop_step(key)
+        for alarm in self._alarms.values():
+            alarm.cancel()
+        self._alarms.clear()
+
+    def _stop_step(self, key: str) -> None:
+        step = self._steps.pop(key, None)
+        if step is not None:
+            step.stop()
 
 
 def outcomes_not_seen(entries: Sequence[Entry]) -> set[str]:
@@ -623,5 +670,5 @@ def outcomes_not_seen(entries: Sequence[Entry]) -> set[str]:
     for entry in reversed(entries):
         if entry.drained:
             break
-        keys.update(event.key for event in entry.decoded() if isinstance(event, STEP_OUTCOMES))
+        keys.update(event.key for event in entry.decoded() if isinstance(event, (*STEP_OUTCOMES, StepOverridden)))
     return keys

@@ -193,7 +193,7 @@ class Engine(Client):
         else:
             await worker.wait_for(run_id, timeout)
 
-    def _posted(self, run: RunRecord) -> None:
+    def posted(self, run: RunRecord) -> None:
         if self._worker is not None:
             self._worker.nudge()
 

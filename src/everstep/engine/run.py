@@ -7,32 +7,44 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from everstep.definitions import Call, Workflow, require_call, workflows_near
 from everstep.engine.engine import Engine
-from everstep.errors import UsageError
+from everstep.errors import IllegalState, UsageError
 from everstep.ids import new_run_id
+from everstep.records import Status
 from everstep.stores.base import Store
 
 R = TypeVar("R")
+OnFailed: TypeAlias = Literal["retry", "raise"]
 
 URL_VARIABLE = "EVERSTEP_URL"
 
 
-def run(call: Call[R], *, id: str | None = None, store: str | Store | None = None, timeout: float | None = None) -> R:  # noqa: A002
+def run(
+    call: Call[R],
+    *,
+    id: str | None = None,  # noqa: A002  # the API's word
+    store: str | Store | None = None,
+    timeout: float | None = None,
+    on_failed: OnFailed = "retry",
+) -> R:
     """Run a workflow to its end and return its result. Kill it at any point, run it again: it goes on where it stopped.
 
     It drives this run and its children, and nothing else that the store may hold.
 
-    With an ``id`` it joins: a run that was interrupted is resumed, one that has finished gives its result at once.
+    With an ``id`` it joins: a run that was interrupted is resumed, one that has finished gives its result at once, and one that
+    had failed is retried from its last good point: correct the code, run the program again, and it goes on.
 
     Args:
         call: A call of a workflow.
         id: The run's id; None for a fresh one, which cannot be resumed by running the program again.
         store: URL or store; default ``EVERSTEP_URL``, else ``.everstep/state.db`` beside the script.
         timeout: Seconds to wait for the result; the run is not stopped by it.
+        on_failed: What to do with a run that had failed (or was given up) before: ``retry`` it, or ``raise`` that failure.
 
     Raises:
         RunFailed, RunCancelled, RunDead, RunPaused, RunTimeout: As for ``Handle.result``.
@@ -46,7 +58,9 @@ def run(call: Call[R], *, id: str | None = None, store: str | Store | None = Non
                 "es.run was called inside a running event loop. Nothing was started. Use 'async with es.Engine(…)' there."
             )
         run_id = new_run_id() if id is None else id
-        return asyncio.run(_run(call, run_id, store or default_url(), timeout))
+        if on_failed not in get_args(OnFailed):
+            raise UsageError(f"on_failed={on_failed!r} is not known. Nothing was started. Give 'retry' or 'raise'.")
+        return asyncio.run(_run(call, run_id, store or default_url(), timeout, on_failed))
     except KeyboardInterrupt as interrupt:
         if id is not None:
             interrupt.add_note(f"run {id} is kept as far as it got: run the program again, and it goes on from there.")
@@ -55,11 +69,14 @@ def run(call: Call[R], *, id: str | None = None, store: str | Store | None = Non
         call.close()  # If it came to nothing, its author must not be told to await it.
 
 
-async def _run(call: Call[R], run_id: str, store: str | Store, timeout: float | None) -> R:
+async def _run(call: Call[R], run_id: str, store: str | Store, timeout: float | None, on_failed: OnFailed) -> R:
     definition = call.definition
     known: list[Workflow[..., Any]] = workflows_near(definition) if isinstance(definition, Workflow) else []
     async with Engine(store, known, only=run_id) as engine:
         handle = await engine.start(call, id=run_id)
+        if on_failed == "retry" and await handle.status() in (Status.FAILED, Status.DEAD):
+            with suppress(IllegalState):  # What cannot be retried raises as it ended.
+                await handle.retry("the program was run again")
         return await handle.result(timeout)
 
 

@@ -21,6 +21,7 @@ from random import Random
 from typing import Any
 
 from everstep.core.execution import Execution
+from everstep.core.reuse import Ledger
 from everstep.definitions import Registry, Workflow
 from everstep.engine.committer import Committer
 from everstep.engine.driver import Driver
@@ -29,8 +30,9 @@ from everstep.engine.leases import LeaseKeeper
 from everstep.engine.parking import AT_ONCE
 from everstep.engine.steps import ThreadPool, Tools
 from everstep.engine.turns import Turn
-from everstep.errors import StoreUnavailable
+from everstep.errors import CorruptJournal, StoreUnavailable
 from everstep.events import RunClaimed, RunCreated
+from everstep.forks import shared_history
 from everstep.records import Micros, RunKey, RunRecord, Status, WorkerKey
 from everstep.stores.base import (
     RUN_KEYS_PER_WORKER,
@@ -384,10 +386,20 @@ class Worker:
             await self.turn.wait()
             if self.worker_key != worker_key:
                 break  # The lease was lost meanwhile: they belong to somebody else.
-            self._drive(claimed)
+            shared = await self._shared_by(claimed)
+            if self.worker_key != worker_key:
+                break
+            self._drive(claimed, shared)
         return len(claims.runs) >= room
 
-    def _drive(self, claimed: Claimed) -> None:
+    async def _shared_by(self, claimed: Claimed) -> Ledger | CorruptJournal | None:
+        """What the run that this one forks had finished."""
+        try:
+            return await shared_history(self.store, claimed.run)
+        except CorruptJournal as error:
+            return error
+
+    def _drive(self, claimed: Claimed, shared: Ledger | CorruptJournal | None) -> None:
         stale = self.active.get(claimed.run.run_key)
         if stale is not None:
             stale.abandon()
@@ -395,7 +407,10 @@ class Worker:
         if driver is not None:
             self._suspect = driver if claimed.alone else self._suspect
             self._adopt(driver)
-            driver.resume(claimed.entries, claimed.attempts, claimed.inbox)
+            if isinstance(shared, CorruptJournal):
+                driver.quarantine(shared)
+            else:
+                driver.resume(claimed, shared)
 
     def _new_driver(self, claimed: Claimed) -> Driver | None:
         run = claimed.run

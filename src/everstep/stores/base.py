@@ -22,7 +22,10 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
     P12  A write whose ``not_before`` lies in the future of the store's clock is refused with ``TooEarly``, and changes nothing.
     P13  A run that comes to rest posts its outcome to its parent's inbox in the same transaction.
     P14  A run whose workers keep dying without progress is first claimed alone, then ends dead (``judge_recovery``).
-    P15  Reading never blocks writing, takes no lock that a writer waits for, and verifies nothing: callers verify the chain.
+    P15  Somebody who does not own a run may write an entry to it (``settle``) only if nobody owns it and its journal ends where
+         the writer believes.
+    P16  A claim hands out the journal from the run's base on, and the hash of the entry before it.
+    P17  Reading never blocks writing, takes no lock that a writer waits for, and verifies nothing: callers verify the chain.
 
 Times: ``now()`` is the store's clock. Leases count on a clock that does not jump.
 """
@@ -35,7 +38,7 @@ from typing import Literal, Protocol, TypeAlias
 from msgspec import Struct
 
 from everstep.events import Event, RunDied
-from everstep.journal import Entry
+from everstep.journal import GENESIS, Entry
 from everstep.records import (
     AttemptRecord,
     Message,
@@ -69,6 +72,7 @@ class NewRun(Struct, frozen=True, kw_only=True, gc=False):
         max_recoveries: See RunRecord.
         parent_key: Run that starts it, if any. Its outcome goes there.
         parent_command: Key of the command that starts it.
+        forked_from: Run whose history it shares, if any.
     """
 
     run_id: str
@@ -79,6 +83,7 @@ class NewRun(Struct, frozen=True, kw_only=True, gc=False):
     max_recoveries: int = 20
     parent_key: RunKey | None = None
     parent_command: str = ""
+    forked_from: RunKey | None = None
 
 
 class Post(Struct, frozen=True, kw_only=True, gc=False):
@@ -107,6 +112,7 @@ class Append(Struct, frozen=True, kw_only=True, gc=False):
         settled: Keys of steps whose attempt rows (if any) are no longer needed.
         not_before: Refused unless the store's clock has reached this.
         refused_by: With status paused: fingerprint of the code that could not replay it.
+        begins_segment: The run's newest segment begins in this entry: it becomes the run's base.
     """
 
     entry: Entry
@@ -124,6 +130,7 @@ class Append(Struct, frozen=True, kw_only=True, gc=False):
     settled: tuple[str, ...] = ()
     not_before: Micros | None = None
     refused_by: str = ""
+    begins_segment: bool = False
 
 
 class Keep(Struct, frozen=True, kw_only=True, gc=False):
@@ -149,6 +156,24 @@ class Keep(Struct, frozen=True, kw_only=True, gc=False):
 
 
 Write: TypeAlias = Append | Keep
+
+
+class Settlement(Struct, frozen=True, kw_only=True, gc=False):
+    """An entry that somebody who does not own the run writes to it: an operator's decision.
+
+    Attributes:
+        run_key: The run.
+        version: Its newest entry, as far as the writer knows.
+        events: JSON list of what the entry holds.
+        status: The run's status after it.
+        wake_at: When it is due; None if only a message can wake it.
+    """
+
+    run_key: RunKey
+    version: int
+    events: bytes
+    status: Status
+    wake_at: Micros | None = None
 
 
 class ClaimRequest(Struct, frozen=True, kw_only=True, gc=False):
@@ -234,10 +259,11 @@ class Claimed(Struct, frozen=True, gc=False):
 
     Attributes:
         run: The run, after the claim entry.
-        entries: Its whole journal, the claim entry last.
+        entries: Its journal from its base on, the claim entry last.
         attempts: Rows of unfinished steps.
         inbox: Messages not yet consumed, in order.
         alone: It is a suspect: drive nothing else until it makes progress.
+        previous: Hash of the entry before the first of these; that of nothing if there is none.
     """
 
     run: RunRecord
@@ -245,6 +271,7 @@ class Claimed(Struct, frozen=True, gc=False):
     attempts: Sequence[AttemptRecord]
     inbox: Sequence[Message]
     alone: bool = False
+    previous: bytes = GENESIS
 
 
 class Claims(Struct, frozen=True, gc=False):
@@ -317,6 +344,16 @@ class Store(Protocol):
         """The one write of progress: all of the batch in one transaction, each with its own fate (P3, P4, P5, P11, P12).
 
         At most one write per run in a batch. One outcome per write, in order.
+        """
+        ...
+
+    async def settle(self, settlement: Settlement) -> RunRecord | None:
+        """Write an entry to a run that nobody owns (P15): not drained, under the next epoch (P7).
+
+        A run that leaves its rest or pause loses what had refused it and its attempts; one that comes to rest tells its parent.
+
+        Returns:
+            The run as it now is; None if somebody owns it, or its journal went on: nothing was written. Look again.
         """
         ...
 

@@ -17,8 +17,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from everstep.errors import StoreUnavailable
-from everstep.events import Event, RunDied
-from everstep.journal import GENESIS, Entry, entry_hash, seal
+from everstep.events import Event, RunDied, encode_events
+from everstep.journal import GENESIS, Entry, entry_hash, seal_bytes
 from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, Status, WorkerKey, WorkerRecord
 from everstep.stores import rules
 from everstep.stores.base import (
@@ -34,6 +34,7 @@ from everstep.stores.base import (
     NewRun,
     Outcome,
     RunFilter,
+    Settlement,
     Write,
     death_of,
 )
@@ -270,6 +271,8 @@ class MemoryStore:
             deaths=0,
             inbox_done=max(run.record.inbox_done, write.consumed),
         )
+        if write.begins_segment:
+            run.record = replace(run.record, base=entry.version)
         for key in write.settled:
             run.attempts.pop(key, None)
         return run
@@ -376,7 +379,9 @@ class MemoryStore:
         name, previous = self._workers[worker_key].name, self._workers.get(run.record.worker_key or 0)
         event = rules.claim_event(name, previous.name, previous.gone) if previous else rules.claim_event(name)
         self._append_by_store(run, event, rules.status_after_claim(run.record.status), candidate.deaths, worker_key)
-        return Claimed(_full(run), list(run.entries), _sorted_attempts(run), run.waiting(), alone)
+        base = run.record.base
+        before = run.entries[base - 2].hash if base > 1 else GENESIS
+        return Claimed(_full(run), run.entries[base - 1 :], _sorted_attempts(run), run.waiting(), alone, before)
 
     def _give_up(self, candidate: rules.Candidate) -> str:
         run = self._runs[candidate.run_key]
@@ -385,10 +390,30 @@ class MemoryStore:
         self._tell_parent(run, run.entries[-1])
         return run.record.run_id
 
+    async def settle(self, settlement: Settlement) -> RunRecord | None:
+        """See Store."""
+        self._check_open()
+        rules.check_text(settlement.events, f"the entry for run {settlement.run_key}")
+        run = self._runs.get(settlement.run_key)
+        if run is None or run.record.worker_key is not None or run.record.version != settlement.version:
+            return None
+        self._append_events(run, settlement.events, settlement.status, 0, None)
+        run.record = replace(run.record, wake_at=settlement.wake_at, refused_by="")
+        if settlement.status.is_at_rest:
+            run.attempts.clear()
+            self._tell_parent(run, run.entries[-1])
+        self._changes.mark()
+        return _full(run)
+
     def _append_by_store(self, run: _Run, event: Event, status: Status, deaths: int, worker_key: WorkerKey | None) -> None:
+        self._append_events(run, encode_events([event]), status, deaths, worker_key)
+        if isinstance(event, RunDied):
+            run.record = replace(run.record, refused_by="")
+
+    def _append_events(self, run: _Run, events: bytes, status: Status, deaths: int, worker_key: WorkerKey | None) -> None:
         record = run.record
         at = max(record.updated_at, self.now())
-        entry = seal(record.hash, record.run_key, record.version + 1, record.epoch + 1, at, False, [event])
+        entry = seal_bytes(record.hash, record.run_key, record.version + 1, record.epoch + 1, at, False, events)
         run.entries.append(entry)
         run.record = replace(
             record,
@@ -400,7 +425,6 @@ class MemoryStore:
             wake_at=None,
             updated_at=at,
             deaths=deaths,
-            refused_by="" if isinstance(event, RunDied) else record.refused_by,
         )
 
     # --- reading --------------------------------------------------------------------------------------------------------------

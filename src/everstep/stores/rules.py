@@ -30,6 +30,7 @@ from everstep.events import (
     RunCancelled,
     RunClaimed,
     RunDied,
+    RunDiscarded,
     RunFailed,
     RunResumed,
     RunSucceeded,
@@ -202,6 +203,8 @@ def _outcome_for_parent(event: Event, key: str) -> Event | None:
         case RunFailed(error):
             return ChildFailed(key, "failed", error)
         case RunCancelled(reason):
+            return ChildFailed(key, "cancelled", ErrorRecord("everstep.errors.RunCancelled", reason))
+        case RunDiscarded(reason):
             return ChildFailed(key, "cancelled", ErrorRecord("everstep.errors.RunCancelled", reason))
         case RunDied(reason):
             return ChildFailed(key, "dead", ErrorRecord("everstep.errors.RunDead", reason))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from everstep.journal import Entry
 from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
-from everstep.stores.base import ClaimRequest, Claims, Created, Exists, NewRun, Outcome, RunFilter, Store, Write
+from everstep.stores.base import ClaimRequest, Claims, Created, Exists, NewRun, Outcome, RunFilter, Settlement, Store, Write
 
 T = TypeVar("T")
 
@@ -80,6 +80,10 @@ class Connection:
     async def post(self, run_id: str, message: Message) -> RunRecord | None:
         """See Store."""
         return await self.ask("post", (run_id, message), lambda: self.inner.post(run_id, message))
+
+    async def settle(self, settlement: Settlement) -> RunRecord | None:
+        """See Store."""
+        return await self.ask("settle", (settlement,), lambda: self.inner.settle(settlement))
 
     async def pull(self, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
         """See Store."""

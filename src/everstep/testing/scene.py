@@ -22,6 +22,7 @@ from everstep.stores.base import (
     NewRun,
     Outcome,
     RunFilter,
+    Settlement,
     Store,
     Write,
 )
@@ -91,6 +92,11 @@ class Scene:
         assert isinstance(answer, Created)
         return answer.run
 
+    async def family(self, worker_key: WorkerKey, **fields: Any) -> RunRecord:
+        """A parent that the worker owns, with a queued child."""
+        parent = await self.owned(worker_key)
+        return await self.landed(self.append(parent, children=(new_run("child", parent_command="0:1", **fields),)))
+
     async def run(self, run_id: str = "order-1") -> RunRecord:
         """A run that exists."""
         run = await self.store.get(run_id)
@@ -115,6 +121,12 @@ class Scene:
         entry = seal(run.hash, run.run_key, version, epoch, at, True, events or [step_completed()])
         worker_key, status = fields.pop("worker_key", run.worker_key or 0), fields.pop("status", Status.RUNNING)
         return Append(entry=entry, worker_key=worker_key, status=status, **fields)
+
+    async def settle(self, run: RunRecord, *events: Event, status: Status, wake_at: int | None = None) -> RunRecord | None:
+        """Write what an operator decided about a run that was seen like this."""
+        return await self.store.settle(
+            Settlement(run_key=run.run_key, version=run.version, events=encode_events(events), status=status, wake_at=wake_at)
+        )
 
     def keep(self, run: RunRecord, **fields: Any) -> Keep:
         """A write of the owner without an entry."""

@@ -56,6 +56,7 @@ from everstep.stores.base import (
     Store,
     TooEarly,
 )
+from everstep.testing.operator_suite import OperatorSuite
 from everstep.testing.scene import CODE, LEASE_SECONDS, WORKFLOW, Clocks, Scene, created_event, ids, message, new_run
 
 SUCCESS = RunSucceeded(Raw(b'"paid"'))
@@ -73,7 +74,7 @@ ENDINGS = [
 
 
 @pytest.mark.asyncio
-class StoreSuite:
+class StoreSuite(OperatorSuite):
     """Every promise, checked on one store."""
 
     # --- what a subclass says about its store -------------------------------------------------------------------------
@@ -811,7 +812,7 @@ class StoreSuite:
     async def test_a_parent_is_told_how_its_child_ended(self, scene: Scene, ending: Event, status: Status, told: Event) -> None:
         """P13: in the same transaction, so never without and never twice."""
         worker = await scene.worker()
-        parent = await _family(scene, worker)
+        parent = await scene.family(worker)
         child = (await scene.claim_one(worker)).run
 
         await scene.rest(child, ending, status)
@@ -823,7 +824,7 @@ class StoreSuite:
     async def test_a_child_wakes_its_parked_parent(self, scene: Scene) -> None:
         """P13, P10: the outcome is a message like any other."""
         worker = await scene.worker()
-        parent = await _family(scene, worker)
+        parent = await scene.family(worker)
         await scene.commit(scene.append(parent, status=Status.WAITING, release=True))
         child = (await scene.claim_one(worker)).run
 
@@ -834,7 +835,7 @@ class StoreSuite:
     async def test_the_outcome_of_a_child_is_dropped_if_its_parent_rests(self, scene: Scene) -> None:
         """P13, P10: nobody waits for it."""
         worker = await scene.worker()
-        parent = await _family(scene, worker)
+        parent = await scene.family(worker)
         await scene.rest(parent, SUCCESS, Status.SUCCEEDED)
 
         child = await scene.rest((await scene.claim_one(worker)).run, SUCCESS, Status.SUCCEEDED)
@@ -845,7 +846,7 @@ class StoreSuite:
     async def test_a_child_that_its_command_started_already_is_not_started_again(self, scene: Scene) -> None:
         """P5: with a derived id, it exists iff the parent's journal says so."""
         worker = await scene.worker()
-        parent = await _family(scene, worker)
+        parent = await scene.family(worker)
         child = await scene.run("child")
 
         parent = await scene.landed(scene.append(parent, children=(new_run("child", parent_command="0:1"),)))
@@ -912,7 +913,7 @@ class StoreSuite:
     async def test_the_death_of_a_run_is_told_to_its_parent(self, scene: Scene) -> None:
         """P13, P14: also when the store is who ends it."""
         worker, doomed = await scene.worker("host:1"), await scene.worker("host:2")
-        await _family(scene, worker, max_recoveries=0)
+        await scene.family(worker, max_recoveries=0)
         await scene.claim_one(doomed)
         await self.kill_worker(scene.store, doomed)
 
@@ -940,10 +941,10 @@ class StoreSuite:
 
         assert 0 == (await scene.run()).deaths
 
-    # --- P15, and questions ---------------------------------------------------------------------------------------------
+    # --- P17, and questions ---------------------------------------------------------------------------------------------
 
     async def test_reading_goes_on_while_somebody_writes(self, scene: Scene) -> None:
-        """P15: and sees what was committed."""
+        """P17: and sees what was committed."""
         worker = await scene.worker()
         run = await scene.owned(worker)
         await scene.store.post("order-1", message(TimerFired("0:1")))
@@ -957,7 +958,7 @@ class StoreSuite:
             assert 1 == len(await scene.store.pull(worker))
 
     async def test_a_journal_is_read_to_any_version(self, scene: Scene) -> None:
-        """P15: and is empty for a run that does not exist."""
+        """P17: and is empty for a run that does not exist."""
         run = await scene.owned(await scene.worker())
         for _ in range(3):
             run = await scene.landed(scene.append(run))
@@ -969,7 +970,7 @@ class StoreSuite:
         assert await scene.store.get("nobody") is None
 
     async def test_runs_are_listed_newest_first_and_filtered(self, scene: Scene) -> None:
-        """P15: each filter by itself, and together."""
+        """P17: each filter by itself, and together."""
         worker = await scene.worker()
         await scene.rest(await scene.owned(worker, "a-1"), SUCCESS, Status.SUCCEEDED)
         scene.clocks.advance(1)
@@ -994,7 +995,7 @@ class StoreSuite:
         assert ("b-3", b"", None) == (newest.run_id, newest.created, newest.outcome)
 
     async def test_pages_neither_repeat_nor_leave_out_a_run(self, scene: Scene) -> None:
-        """P15: though all were created at the same instant, by their keys."""
+        """P17: though all were created at the same instant, by their keys."""
         worker = await scene.worker()
         await scene.store.create([new_run(f"order-{number}") for number in range(5)])
         await scene.commit(scene.first(worker, "local-1"), scene.first(worker, "local-2"))
@@ -1048,12 +1049,6 @@ class StoreSuite:
 @asynccontextmanager
 async def _nothing() -> AsyncGenerator[None]:
     yield
-
-
-async def _family(scene: Scene, worker: WorkerKey, **fields: Any) -> RunRecord:
-    """A parent that the worker owns, with a queued child."""
-    parent = await scene.owned(worker)
-    return await scene.landed(scene.append(parent, children=(new_run("child", parent_command="0:1", **fields),)))
 
 
 def _ownership(run: RunRecord) -> tuple[WorkerKey | None, int, int, Status]:

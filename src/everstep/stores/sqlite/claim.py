@@ -58,10 +58,6 @@ WHERE gone <> '' ORDER BY workers.worker_key, run_key
 """
 _OWNER: Final = "SELECT name, gone FROM workers WHERE worker_key = ?"
 
-_INSERT: Final = """
-INSERT INTO journal(run_key, version, prev, epoch, at, drained, events, hash)
-SELECT ?1, ?2, head, ?3, ?4, ?5, ?6, ?7 FROM runs WHERE run_key = ?1
-"""
 _TAKE: Final = """
 UPDATE runs SET head = last_insert_rowid(), version = ?2, hash = ?3, epoch = ?4, updated_at = ?5, status = ?6,
                 worker_key = ?7, wake_at = NULL, deaths = ?8, refused_by = ?9,
@@ -136,11 +132,11 @@ def _take(tx: Tx, candidate: rules.Candidate, worker_key: WorkerKey, name: str, 
     owner = tx.execute(_OWNER, (run.worker_key,)).fetchone() if run.worker_key is not None else None
     event = rules.claim_event(name, *owner) if owner else rules.claim_event(name)
     run = _append(tx, run, event, rules.status_after_claim(run.status), candidate.deaths, worker_key, now)
-    entries = read.journal(tx.ask, run.run_key)
+    entries, previous = read.journal_from(tx.ask, run.run_key, run.base)
     inbox = read.unread(tx.ask, run.run_key, run.inbox_done) if run.inbox_seq > run.inbox_done else []
     attempts = read.attempts(tx.ask, run.run_key)
-    created = entries[0].events if entries else b""
-    return Claimed(replace(run, created=created), entries, attempts, inbox, alone)
+    created = entries[0].events if entries and run.base == 1 else read.created(tx.ask, run.run_key)
+    return Claimed(replace(run, created=created), entries, attempts, inbox, alone, previous)
 
 
 def _give_up(tx: Tx, candidate: rules.Candidate, now: Micros) -> str:
@@ -158,7 +154,7 @@ def _append(
     """The entry of somebody who is not the owner: it raises the epoch, so whoever was the owner is fenced (P7)."""
     at = max(run.updated_at, now)
     entry = seal(run.hash, run.run_key, run.version + 1, run.epoch + 1, at, False, [event])
-    tx.execute(_INSERT, write.entry_values(entry))
+    write.insert_unasked(tx, entry)
     refused_by = "" if status.is_at_rest else run.refused_by
     numbers = (entry.run_key, entry.version, entry.hash, entry.epoch, at)
     tx.execute(_TAKE, (*numbers, status.value, worker_key, deaths, refused_by, status.is_at_rest))

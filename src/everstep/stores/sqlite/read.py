@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from everstep.journal import Entry
+from everstep.journal import GENESIS, Entry
 from everstep.records import AttemptRecord, Message, RunKey, RunRecord, Status, WorkerKey, WorkerRecord
 from everstep.stores import rules
 from everstep.stores.base import RunFilter
@@ -25,6 +25,8 @@ WITH RECURSIVE chain(id, prev) AS (
 )
 SELECT run_key, version, epoch, at, drained, events, hash FROM chain CROSS JOIN journal USING (id)
 """
+_JOURNAL_FROM: Final = _JOURNAL.replace("journal.id < chain.id", "journal.id < chain.id AND journal.version >= ?2")
+_CREATED: Final = "SELECT events FROM runs JOIN journal ON id = first WHERE runs.run_key = ?"
 
 _UNREAD: Final = "SELECT seq, at, dedupe, event FROM inbox WHERE run_key = ? AND seq > ? ORDER BY seq"
 _UNREAD_RUNS: Final = (
@@ -71,6 +73,21 @@ def journal(ask: Ask, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
     entries = [entry for entry in newest_first if up_to is None or entry.version <= up_to]
     entries.reverse()
     return entries
+
+
+def journal_from(ask: Ask, run_key: RunKey, base: int) -> tuple[list[Entry], bytes]:
+    """The entries of a run from a version on, and the hash of the entry before."""
+    entries = list(map(rows.entry_of, ask(_JOURNAL_FROM, (run_key, base - 1))))
+    entries.reverse()
+    if base > 1 and entries and entries[0].version == base - 1:
+        return entries[1:], entries[0].hash
+    return entries, GENESIS
+
+
+def created(ask: Ask, run_key: RunKey) -> bytes:
+    """The events of a run's first entry."""
+    row = ask(_CREATED, (run_key,)).fetchone()
+    return b"" if row is None else str(row[0]).encode()
 
 
 def unread(ask: Ask, run_key: RunKey, done: int) -> list[Message]:

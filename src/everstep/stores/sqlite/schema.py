@@ -61,6 +61,8 @@ CREATE TABLE runs(
     parent_key INTEGER,
     parent_command TEXT NOT NULL,
     refused_by TEXT NOT NULL DEFAULT '',
+    base INTEGER NOT NULL DEFAULT 1,
+    forked_from INTEGER REFERENCES runs(run_key),
     head INTEGER NOT NULL,
     first INTEGER NOT NULL,
     outcome_entry INTEGER

@@ -21,7 +21,7 @@ from everstep.errors import StoreUnavailable
 from everstep.journal import Entry
 from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
 from everstep.stores import rules
-from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Write
+from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Settlement, Write
 from everstep.stores.changes import Changes
 from everstep.stores.sqlite import claim, connection, faults, read, workers, write
 from everstep.stores.sqlite.ask import Ask, asking
@@ -175,6 +175,13 @@ class SQLiteStore:
         if not rules.is_text(run_id):
             return None
         run = await self._state().writer.run(lambda tx: write.post(tx, run_id, message))
+        self._changes.mark()
+        return run
+
+    async def settle(self, settlement: Settlement) -> RunRecord | None:
+        """See Store."""
+        rules.check_text(settlement.events, f"the entry for run {settlement.run_key}")
+        run = await self._state().writer.run(lambda tx: write.settle(tx, settlement))
         self._changes.mark()
         return run
 

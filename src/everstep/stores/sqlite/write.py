@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from everstep.events import Event
-from everstep.journal import GENESIS, Entry, entry_hash
+from everstep.journal import GENESIS, Entry, entry_hash, seal_bytes
 from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, Status, WorkerKey
 from everstep.stores import rules
-from everstep.stores.base import Append, Created, Exists, Keep, Landed, NewRun, Outcome, Refused, Write
+from everstep.stores.base import Append, Created, Exists, Keep, Landed, NewRun, Outcome, Refused, Settlement, Write
 from everstep.stores.sqlite import faults, read
 from everstep.stores.sqlite.ask import Row, Value, only
 from everstep.stores.sqlite.transaction import Tx
@@ -40,8 +40,8 @@ WHERE ?2 = 1 AND EXISTS (SELECT 1 FROM workers WHERE worker_key = ?8 AND gone = 
 """
 _INSERT_RUN: Final = """
 INSERT INTO runs(run_key, run_id, workflow, code_version, status, version, hash, epoch, worker_key, wake_at, created_at,
-                 updated_at, step, cursor, max_recoveries, inbox_done, parent_key, parent_command, head, first)
-VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, last_insert_rowid(), last_insert_rowid())
+                 updated_at, step, cursor, max_recoveries, inbox_done, parent_key, parent_command, forked_from, head, first)
+VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, last_insert_rowid(), last_insert_rowid())
 """
 
 _ADVANCE: Final = """
@@ -50,6 +50,7 @@ UPDATE runs SET head = last_insert_rowid(), version = ?2, hash = ?3, updated_at 
 WHERE run_key = ?1
 """
 _ADVANCE_AND_CONSUME: Final = _ADVANCE.replace("deaths = 0", "deaths = 0, inbox_done = max(inbox_done, ?8)")
+_BEGIN_SEGMENT: Final = "UPDATE runs SET base = ?2 WHERE run_key = ?1"
 _GIVE_BACK: Final = """
 UPDATE runs SET status = ?2, worker_key = NULL, wake_at = ?3, refused_by = ?4,
                 outcome_entry = CASE WHEN ?5 THEN head ELSE outcome_entry END
@@ -59,6 +60,16 @@ _REFUSED_BY: Final = "SELECT refused_by FROM runs WHERE run_key = ?"
 
 _STANDING: Final = "SELECT version, epoch, worker_key, inbox_seq, inbox_done FROM runs WHERE run_key = ?"
 _IS_MY_WORKER_ALIVE: Final = "SELECT 1 FROM workers WHERE worker_key = ? AND gone = ''"
+
+_INSERT_UNASKED: Final = """
+INSERT INTO journal(run_key, version, prev, epoch, at, drained, events, hash)
+SELECT ?1, ?2, head, ?3, ?4, ?5, ?6, ?7 FROM runs WHERE run_key = ?1
+"""
+_SETTLE: Final = """
+UPDATE runs SET head = last_insert_rowid(), version = ?2, hash = ?3, epoch = ?4, updated_at = ?5, status = ?6, wake_at = ?7,
+                deaths = 0, refused_by = '', outcome_entry = CASE WHEN ?8 THEN last_insert_rowid() END
+WHERE run_key = ?1
+"""
 
 _PUT_ATTEMPT: Final = """
 INSERT OR REPLACE INTO attempts(run_key, key, attempt, failures, due_at, recoveries, details, error, failures_max)
@@ -136,6 +147,7 @@ def _insert_run(
             consumed,
             new.parent_key,
             new.parent_command,
+            new.forked_from,
         ),
     )
 
@@ -155,7 +167,7 @@ def land_all(tx: Tx, batch: Sequence[Write]) -> list[Outcome]:
 
 
 def _land(tx: Tx, write: Append, now: Micros) -> Outcome:
-    is_plain = write.create is None and not write.children and not write.posts and len(write.entry.events) < _SHORT
+    is_plain = not (write.create or write.children or write.posts or write.begins_segment or len(write.entry.events) >= _SHORT)
     if (write.not_before is not None and write.not_before > now) or (not is_plain and rules.objection(write)):
         return _answer(tx, write, now)
     frees = rules.frees(write)
@@ -169,6 +181,8 @@ def _land(tx: Tx, write: Append, now: Micros) -> Outcome:
         _keep_attempts(tx, write.entry.run_key, write.attempts, write.settled)
     if not frees and is_plain:
         return _LANDED
+    if write.begins_segment:
+        tx.execute(_BEGIN_SEGMENT, (write.entry.run_key, write.entry.version))
     if frees:
         _give_back(tx, write, write.entry.run_key, now)
     if write.children or write.posts:
@@ -276,6 +290,32 @@ def _keep_attempts(tx: Tx, run_key: RunKey, attempts: Sequence[AttemptRecord], s
     for each in attempts:
         numbers = (each.attempt, each.failures, each.due_at, each.recoveries)
         tx.execute(_PUT_ATTEMPT, (run_key, each.key, *numbers, each.details, each.error, each.failures_max))
+
+
+# --- an operator decides ----------------------------------------------------------------------------------------------------
+
+
+def settle(tx: Tx, settlement: Settlement) -> RunRecord | None:
+    """Write an entry to a run that nobody owns; None if it is not as the writer believes."""
+    run = read.run_by_key(tx.ask, settlement.run_key)
+    if run is None or run.worker_key is not None or run.version != settlement.version:
+        return None
+    at, is_at_rest = max(run.updated_at, tx.now()), settlement.status.is_at_rest
+    entry = seal_bytes(run.hash, run.run_key, run.version + 1, run.epoch + 1, at, False, settlement.events)
+    insert_unasked(tx, entry)
+    after = (entry.run_key, entry.version, entry.hash, entry.epoch, at, settlement.status.value, settlement.wake_at)
+    tx.execute(_SETTLE, (*after, is_at_rest))
+    if is_at_rest:
+        tx.execute(_DROP_ATTEMPTS, (run.run_key,))
+        ending = rules.ending_of(entry.events)
+        if ending is not None:
+            tell_parent(tx, run.run_key, ending)
+    return read.run(tx.ask, run.run_id)
+
+
+def insert_unasked(tx: Tx, entry: Entry) -> None:
+    """Insert an entry of somebody who does not own the run, which has been read in this transaction."""
+    tx.execute(_INSERT_UNASKED, entry_values(entry))
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,361 @@
+"""
+What an operator does to a run: pause and resume it, retry it, say what a step came to, give it up, fork it.
+
+Each is an entry of the journal with the actor and the reason. A run that somebody drives is asked, through its inbox; one that
+nobody owns is changed in one transaction, if its journal still ends where we read it, else we look again. What the rules refuse
+raises ``IllegalState`` and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Raw, Struct
+
+from everstep.codec import codec_for
+from everstep.core.starting import first_event
+from everstep.errors import IllegalState, UsageError
+from everstep.events import (
+    ChildStarted,
+    Event,
+    PauseRequested,
+    ResultReused,
+    RunContinued,
+    RunCreated,
+    RunDiscarded,
+    RunForked,
+    RunPaused,
+    RunRetried,
+    RunUnpaused,
+    StatePublished,
+    StepCompleted,
+    StepFailed,
+    StepOutcomeUnknown,
+    StepOverridden,
+    StepScheduled,
+    encode_event,
+    encode_events,
+)
+from everstep.ids import check_run_id, new_run_id
+from everstep.journal import Entry, decode_verified, verify_chain
+from everstep.records import Message, Micros, RunRecord, Status
+from everstep.stores.base import Created, NewRun, Settlement, Store
+
+OUTCOMES = (StepCompleted, StepFailed, StepOutcomeUnknown, StepOverridden)
+
+
+class Runs(Protocol):
+    """What is needed of a client."""
+
+    store: Store
+
+    async def get(self, run_id: str) -> RunRecord:
+        """The run. Raises RunNotFound."""
+        ...
+
+    def posted(self, run: RunRecord) -> None:
+        """Something was written to a run."""
+        ...
+
+
+class By(Struct, frozen=True):
+    """Who decides, and why: recorded with the decision."""
+
+    reason: str = ""
+    actor: str = ""
+
+
+# --- pausing ----------------------------------------------------------------------------------------------------------------
+
+
+async def pause(runs: Runs, run_id: str, by: By) -> None:
+    """Let a run stop where it is. Bodies that are being executed finish first. Safe to repeat."""
+
+    async def decide(run: RunRecord) -> RunRecord | None:
+        if run.status is Status.PAUSED:
+            return run
+        _refuse_at_rest(run, "paused")
+        if run.worker_key is not None:
+            return await runs.store.post(run_id, _message(PauseRequested(by.reason, by.actor)))
+        verdict = RunPaused(by.reason or "somebody paused it", actor=by.actor)
+        return await _settle(runs, run, [verdict], Status.PAUSED, None)
+
+    await _decided(runs, run_id, decide)
+
+
+async def resume(runs: Runs, run_id: str, by: By) -> None:
+    """Let a paused run go on, whatever paused it. One that is not paused is left alone."""
+
+    async def decide(run: RunRecord) -> RunRecord | None:
+        if run.status is not Status.PAUSED:
+            _refuse_at_rest(run, "resumed")
+            return run
+        return await _settle(runs, run, [RunUnpaused(by.reason, by.actor)], Status.QUEUED, runs.store.now())
+
+    await _decided(runs, run_id, decide)
+
+
+# --- failed and dead runs ---------------------------------------------------------------------------------------------------
+
+
+async def retry(runs: Runs, run_id: str, by: By) -> None:
+    """Reopen a failed or dead run: its code begins again, and nothing that it finished is executed again.
+
+    Raises:
+        IllegalState: It has not failed; or its parent has been told of its failure.
+    """
+
+    async def decide(run: RunRecord) -> RunRecord | None:
+        _refuse_retry(run)
+        return await _settle(runs, run, [_retried(runs, run, by)], Status.QUEUED, runs.store.now())
+
+    await _decided(runs, run_id, decide)
+
+
+async def discard(runs: Runs, run_id: str, by: By) -> None:
+    """Give a failed, dead or paused run up for good: it is over as it stands, and no more of its code is run."""
+
+    async def decide(run: RunRecord) -> RunRecord | None:
+        if run.status not in (Status.FAILED, Status.DEAD, Status.PAUSED):
+            raise _illegal(run, "discarded", "Only a failed, dead or paused run can be; cancel it instead.")
+        return await _settle(runs, run, [RunDiscarded(by.reason, by.actor)], Status.CANCELLED, None)
+
+    await _decided(runs, run_id, decide)
+
+
+def _retried(runs: Runs, run: RunRecord, by: By) -> RunRetried:
+    """The run gets its whole time limit again: it may be what it failed of."""
+    created = first_event(run.created)
+    limit = None if created.deadline_at is None else runs.store.now() + created.deadline_at - run.created_at
+    return RunRetried(by.reason, by.actor, limit)
+
+
+def _refuse_retry(run: RunRecord) -> None:
+    if run.status not in (Status.FAILED, Status.DEAD):
+        raise _illegal(run, "retried", "Only a failed or dead run can be.")
+    if run.parent_key is not None:
+        parent = run.run_id.rpartition("/")[0] or "that started it"
+        raise _illegal(run, "retried", f"The run {parent} has been told how it ended: retry that one.")
+
+
+# --- one step ---------------------------------------------------------------------------------------------------------------
+
+
+async def override(runs: Runs, run_id: str, step: str, result: object, by: By, *, skip: bool) -> None:
+    """Say what a step came to. A failed or dead run is retried with it; a live one goes on with it.
+
+    Raises:
+        IllegalState: The run is over, or has no such step that is unfinished or failed.
+    """
+    value = Raw(b"null") if skip else Raw(codec_for(type(result), root=step).encode(result))
+
+    async def decide(run: RunRecord) -> RunRecord | None:
+        if run.status.is_final:
+            raise _illegal(run, "changed", "It is over.")
+        entries = await runs.store.load(run.run_key, run.version)
+        key = unfinished_step(_verified(entries, run), step)
+        if key is None:
+            raise _illegal(run, "changed", f"It has no step {step} that is unfinished or has failed.")
+        event = StepOverridden(key, value, skip, by.reason, by.actor)
+        if not run.status.is_at_rest:
+            return await runs.store.post(run_id, _message(event))
+        _refuse_retry(run)
+        return await _settle(runs, run, [event, _retried(runs, run, by)], Status.QUEUED, runs.store.now())
+
+    await _decided(runs, run_id, decide)
+
+
+def unfinished_step(events: Sequence[Event], step: str) -> str | None:
+    """Key of the last step of that name (or with that key) which has no result. Pure."""
+    names: dict[str, str] = {}
+    for event in events:
+        match event:
+            case RunContinued():
+                names.clear()
+            case StepScheduled(key=key, step=name):
+                names[key] = name
+            case StepCompleted(key=key) | StepOverridden(key=key):
+                names.pop(key, None)
+            case _:
+                pass
+    return next((key for key, name in reversed(names.items()) if step in (key, name)), None)
+
+
+# --- forks ------------------------------------------------------------------------------------------------------------------
+
+
+class Fork(Struct, frozen=True, kw_only=True):
+    """What is forked.
+
+    Attributes:
+        at: A version, or the name (or key) of a step: up to just before it was finished. None for the newest version.
+        edits: New values for results of steps and published states, by name or key.
+        run_id: Id of the fork; None for a fresh one.
+    """
+
+    at: int | str | None = None
+    edits: Mapping[str, object] = {}
+    run_id: str | None = None
+
+
+async def fork(runs: Runs, run_id: str, request: Fork, by: By) -> str:
+    """Make a run that shares the history of another up to a version. Returns its id.
+
+    Raises:
+        IllegalState: The id is taken, or there is no such version, step or state.
+    """
+    run = await runs.get(run_id)
+    entries = await runs.store.load(run.run_key, run.version)
+    verify_chain(entries, run_key=run.run_key, run_id=run.run_id)
+    version, edits = place_of(run, entries, request)
+    created = _created_at_version(run, entries[:version], runs.store.now(), request)
+    forked = RunForked(
+        run_id=run.run_id,
+        run_key=run.run_key,
+        version=version,
+        hash=entries[version - 1].hash.hex(),
+        edits=edits,
+        reason=by.reason,
+        actor=by.actor,
+    )
+    new = NewRun(
+        run_id=created.run_id,
+        workflow=run.workflow,
+        code_version=run.code_version,
+        created=encode_events([created, forked]),
+        max_recoveries=run.max_recoveries,
+        forked_from=run.run_key,
+    )
+    [answer] = await runs.store.create([new])
+    if not isinstance(answer, Created):
+        raise _illegal(run, "forked", f"The id {created.run_id} is taken.")
+    runs.posted(answer.run)
+    return created.run_id
+
+
+def place_of(run: RunRecord, entries: Sequence[Entry], request: Fork) -> tuple[int, dict[str, Raw]]:
+    """Up to which version the fork shares, and its edits by key. Pure."""
+    version = len(entries)
+    match request.at:
+        case int():
+            version = request.at
+            if not 1 <= version <= len(entries):
+                raise _illegal(run, f"forked at version {version}", f"Its versions are 1 to {len(entries)}.")
+        case str():
+            version = _before(run, entries, request.at)
+        case None:
+            pass
+    edits: dict[str, Raw] = {}
+    for name, value in request.edits.items():
+        key, made_in = _made_in(run, entries[:version], name)
+        edits[key] = Raw(codec_for(type(value), root=name).encode(value))
+        if request.at is None:
+            version = min(version, made_in)
+    return version, edits
+
+
+def _before(run: RunRecord, entries: Sequence[Entry], step: str) -> int:
+    """The version before the step was finished; the newest if it is not."""
+    keys: dict[str, int] = {}
+    found: int | None = None
+    for entry in entries:
+        for event in decode_verified(entry, run.run_id):
+            match event:
+                case StepScheduled(key=key, step=name) | ChildStarted(key=key, workflow=name) if step in (key, name):
+                    keys[key], found = entry.version, len(entries)
+                case StepCompleted(key=key) | StepFailed(key=key) | StepOverridden(key=key) if key in keys:
+                    return max(keys[key], entry.version - 1)
+                case _:
+                    pass
+    if found is None:
+        raise _illegal(run, f"forked at {step}", "It has no such step.")
+    return found
+
+
+def _made_in(run: RunRecord, entries: Sequence[Entry], name: str) -> tuple[str, int]:
+    """Key of the last step (or published state) of that name, and the version that holds its result, if it has one."""
+    names: dict[str, str] = {}
+    found: tuple[str, int] | None = None
+    for entry in entries:
+        for event in decode_verified(entry, run.run_id):
+            match event:
+                case StepScheduled(key=key, step=asked) | ResultReused(key=key, name=asked):
+                    names[key] = asked
+                    found = (key, entry.version) if name in (key, asked) else found
+                case StepCompleted(key=key) | StepOverridden(key=key) if name in (key, names.get(key)):
+                    found = key, entry.version
+                case StatePublished(key=key, name=published) if name in (key, published):
+                    found = key, entry.version
+                case _:
+                    pass
+    if found is None:
+        raise _illegal(run, f"forked with another {name}", "It has no such step or state there.")
+    return found
+
+
+def _created_at_version(run: RunRecord, entries: Sequence[Entry], now: Micros, request: Fork) -> RunCreated:
+    """The first event of the fork: what the segment began with that it continues."""
+    first = first_event(run.created)
+    args, salt, segment = first.args, first.salt, first.segment
+    for entry in entries:
+        for event in decode_verified(entry, run.run_id):
+            if isinstance(event, RunContinued):
+                args, salt, segment = event.args, event.salt, event.segment
+    limit = None if first.deadline_at is None else now + first.deadline_at - run.created_at
+    return RunCreated(
+        run_id=new_run_id() if request.run_id is None else check_run_id(request.run_id),
+        workflow=first.workflow,
+        code_version=first.code_version,
+        args=args,
+        salt=salt,
+        python=first.python,
+        deadline_at=limit,
+        tags=first.tags,
+        segment=segment,
+    )
+
+
+# --- what they have in common -------------------------------------------------------------------------------------------------
+
+
+async def _decided(runs: Runs, run_id: str, decide: Callable[[RunRecord], Awaitable[RunRecord | None]]) -> None:
+    """Look and decide, until the decision met the run as it was seen."""
+    while True:
+        run = await decide(await runs.get(run_id))
+        if run is not None:
+            runs.posted(run)
+            return
+
+
+async def _settle(
+    runs: Runs, run: RunRecord, events: Sequence[Event], status: Status, wake_at: Micros | None
+) -> RunRecord | None:
+    return await runs.store.settle(
+        Settlement(run_key=run.run_key, version=run.version, events=encode_events(events), status=status, wake_at=wake_at)
+    )
+
+
+def _message(event: Event) -> Message:
+    return Message(event=encode_event(event))
+
+
+def _verified(entries: Sequence[Entry], run: RunRecord) -> list[Event]:
+    verify_chain(entries, run_key=run.run_key, run_id=run.run_id)
+    return [event for entry in entries for event in decode_verified(entry, run.run_id)]
+
+
+def _refuse_at_rest(run: RunRecord, done: str) -> None:
+    if run.status.is_at_rest:
+        raise _illegal(run, done, "It is over." if run.status.is_final else "Retry it, or discard it.")
+
+
+def _illegal(run: RunRecord, done: str, why: str) -> IllegalState:
+    return IllegalState(f"run {run.run_id} is {run.status} and cannot be {done}. Nothing was changed. {why}", run_id=run.run_id)
+
+
+def check_by(reason: object, actor: object) -> By:
+    """Who and why, checked."""
+    if isinstance(reason, str) and isinstance(actor, str):
+        return By(reason, actor)
+    raise UsageError(f"reason={reason!r}, actor={actor!r}: give text. Nothing was changed.")
