@@ -179,3 +179,42 @@ def test_an_error_of_the_workflows_own_module_comes_back_as_itself() -> None:
         es.run(declining(), store="memory://")
     assert isinstance(raised.value.__cause__, Declined)
     assert es.run(catching(), store="memory://") == "Declined"
+
+
+@es.step
+def lend(path: str) -> str:
+    with Path(path, "effects").open("a", encoding="utf-8") as file:
+        file.write("lent\n")
+    return "lent"
+
+
+@es.step
+def sign(path: str) -> str:
+    if not Path(path, "pen").exists():
+        raise FileNotFoundError("there is no pen")
+    return "signed"
+
+
+@es.workflow
+async def contract(path: str) -> str:
+    return f"{await lend(path)} and {await sign(path)}"
+
+
+def test_running_a_failed_program_again_goes_on_from_its_last_good_point(tmp_path: Path) -> None:
+    """Correct what was wrong, run the script again: that is all that there is to do."""
+    url = f"sqlite:///{tmp_path}/c.db"
+    with pytest.raises(es.RunFailed, match="there is no pen"):
+        es.run(contract(str(tmp_path)), id="c", store=url)
+    with pytest.raises(es.RunFailed, match="there is no pen"):
+        es.run(contract(str(tmp_path)), id="c", store=url, on_failed="raise")
+    (tmp_path / "pen").touch()
+
+    assert "lent and signed" == es.run(contract(str(tmp_path)), id="c", store=url)
+    assert "lent\n" == (tmp_path / "effects").read_text(encoding="utf-8")
+
+
+def test_an_unknown_way_to_treat_a_failed_run_is_refused() -> None:
+    wrong: Any = "ignore"
+
+    with pytest.raises(es.UsageError, match="on_failed='ignore'"):
+        es.run(declining(), store="memory://", on_failed=wrong)
