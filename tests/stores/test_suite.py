@@ -1,4 +1,4 @@
-"""Both stores keep every promise."""
+"""Memory and SQLite keep every promise. (PostgreSQL: test_postgres_suite.)"""
 
 from __future__ import annotations
 

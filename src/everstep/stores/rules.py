@@ -131,7 +131,8 @@ def _objection_to_text(data: bytes) -> str:
         data.decode()
     except UnicodeDecodeError as error:
         return f"events are JSON in UTF-8, and byte {error.start} is not"
-    return ""
+    # JSON writes it as \u0000. PostgreSQL takes no text with the bare character in it, so no store does.
+    return "events are JSON, and a bare NUL character is not" if b"\0" in data else ""
 
 
 class Standing(Struct, frozen=True):
@@ -219,7 +220,12 @@ def refusal_message(child: NewRun) -> Message:
 
 
 def _about_child(key: str, event: Event) -> Message:
-    return Message(event=encode_event(event), dedupe=f"child:{key}")
+    return Message(event=encode_event(event), dedupe=child_dedupe(key))
+
+
+def child_dedupe(parent_command: str) -> str:
+    """Dedupe key of everything that a parent is told about the child that this command starts."""
+    return f"child:{parent_command}"
 
 
 def wake_by_message(status: Status, worker_key: WorkerKey | None, wake_at: Micros | None, now: Micros) -> Micros | None:
@@ -333,12 +339,13 @@ def claim_event(worker: str, previous: str = "", why: Why = "") -> Event:
 
 
 def is_text(*texts: str) -> bool:
-    """Whether these can be stored at all: a lone surrogate cannot, so nothing that is named with one exists."""
+    """Whether these can be stored at all: a lone surrogate and NUL cannot, so nothing that is named with one exists."""
+    text = "".join(texts)
     try:
-        "".join(texts).encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in text
 
 
 def check_filter(query: RunFilter) -> RunFilter:

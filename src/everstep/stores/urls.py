@@ -4,6 +4,7 @@ Which store a URL names.
     memory://                       lives as long as this process
     sqlite:///orders.db             a file, relative to the working directory
     sqlite:////var/lib/orders.db    a file, absolute (four slashes)
+    postgresql://app@db/orders      a PostgreSQL database; see ``everstep.stores.postgres.address`` for its parameters
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from everstep.errors import InvalidStoreURL
 from everstep.stores.base import Store
 from everstep.stores.memory import MemoryStore
 
-_FORMS = "Use memory://, sqlite:///relative/path.db or sqlite:////absolute/path.db."
+_FORMS = "Use memory://, sqlite:///relative/path.db, sqlite:////absolute/path.db or postgresql://user@host/database."
 
 
 def open_store(url: str) -> Store:
@@ -35,7 +36,9 @@ def open_store(url: str) -> Store:
 
             return SQLiteStore(_sqlite_path(url))
         case "postgresql" | "postgres":
-            raise InvalidStoreURL(f"postgresql:// comes in a later version of everstep. Nothing was opened. {_FORMS}")
+            from everstep.stores.postgres import PostgresStore
+
+            return PostgresStore(url)
         case _:
             raise InvalidStoreURL(f"{_shown(url)} names no store that everstep knows. Nothing was opened. {_FORMS}")
 

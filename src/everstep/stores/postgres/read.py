@@ -1,0 +1,145 @@
+"""Questions. Each is one statement, takes no lock, and sees what is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from everstep.journal import GENESIS, Entry
+from everstep.records import AttemptRecord, Message, RunKey, RunRecord, Status, WorkerKey, WorkerRecord
+from everstep.stores import rules
+from everstep.stores.base import RunFilter
+from everstep.stores.postgres import rows
+from everstep.stores.postgres.link import Row
+from everstep.stores.postgres.pool import Tx
+
+_RUN: Final = f"""
+SELECT {rows.RUN}, {rows.CREATED_AND_OUTCOME} FROM everstep.runs {rows.HEAD} WHERE runs.run_id = $1
+"""  # noqa: S608  # names of columns
+_RUNS_BY_ID: Final = f"""
+SELECT {rows.RUN}, {rows.CREATED_AND_OUTCOME} FROM everstep.runs {rows.HEAD} WHERE runs.run_id = ANY($1::text[])
+"""  # noqa: S608
+_RUNS_BY_KEY: Final = f"""
+SELECT {rows.RUN}, {rows.CREATED_AND_OUTCOME} FROM everstep.runs {rows.HEAD} WHERE runs.run_key = ANY($1::int8[])
+"""  # noqa: S608
+
+_JOURNAL: Final = f"""
+SELECT {rows.ENTRY} FROM everstep.journal WHERE run_key = $1 AND version <= $2 ORDER BY version
+"""  # noqa: S608
+_SEGMENTS: Final = f"""
+SELECT {rows.ENTRY} FROM unnest($1::int8[], $2::int8[]) AS asked(key, base)
+JOIN everstep.journal ON journal.run_key = asked.key AND journal.version >= asked.base - 1 ORDER BY run_key, version
+"""  # noqa: S608
+_UNREAD: Final = """
+SELECT inbox.seq, inbox.at, inbox.dedupe, inbox.event, inbox.run_key
+FROM everstep.runs JOIN everstep.inbox ON inbox.run_key = runs.run_key AND inbox.seq > runs.inbox_done
+WHERE runs.run_key = ANY($1::int8[]) AND runs.inbox_seq > runs.inbox_done ORDER BY inbox.run_key, inbox.seq
+"""
+_UNREAD_BY_OWNER: Final = """
+SELECT inbox.seq, inbox.at, inbox.dedupe, inbox.event, inbox.run_key
+FROM everstep.runs JOIN everstep.inbox ON inbox.run_key = runs.run_key AND inbox.seq > runs.inbox_done
+WHERE runs.worker_key = $1 AND runs.worker_key IS NOT NULL AND runs.inbox_seq > runs.inbox_done
+ORDER BY inbox.run_key, inbox.seq
+"""
+_ATTEMPTS: Final = f"""
+SELECT {rows.ATTEMPT} FROM everstep.attempts WHERE run_key = ANY($1::int8[]) ORDER BY run_key, key
+"""  # noqa: S608
+_WORKERS: Final = """
+SELECT worker_key, name, gone = '', lease_seconds, owned.count FROM everstep.workers
+CROSS JOIN LATERAL (SELECT count(*) FROM everstep.runs WHERE runs.worker_key = workers.worker_key) AS owned
+WHERE gone = '' OR owned.count > 0 ORDER BY worker_key
+"""
+
+_LIST: Final = f"""
+SELECT {rows.RUN} FROM everstep.runs {rows.HEAD}
+WHERE ($1::text[] IS NULL OR CASE WHEN runs.worker_key IS NULL THEN runs.status ELSE head.status END = ANY($1::text[]))
+  AND ($2::text = '' OR runs.workflow = $2::text)
+  AND starts_with(runs.run_id, $3::text)
+  AND ($4::int8 IS NULL OR runs.created_at >= $4::int8)
+  AND ($5::int8 IS NULL OR (runs.created_at, runs.run_key) <
+       (SELECT older.created_at, older.run_key FROM everstep.runs AS older WHERE older.run_key = $5::int8))
+ORDER BY runs.created_at DESC, runs.run_key DESC LIMIT $6
+"""  # noqa: S608
+# The same, where the index of the few runs that need somebody's attention will do. Nobody owns those.
+_LIST_TROUBLE: Final = _LIST.replace(
+    "WHERE ($1", "WHERE runs.status IN ('paused', 'failed', 'dead') AND runs.worker_key IS NULL AND ($1", 1
+)
+_TROUBLE: Final = frozenset({Status.PAUSED, Status.FAILED, Status.DEAD})
+_VERSION_MAX: Final = (1 << 63) - 1
+
+
+async def run(tx: Tx, run_id: str) -> RunRecord | None:
+    """A run with its ``created`` and ``outcome``."""
+    found = await tx.fetch(_RUN, run_id)
+    return rows.full_run_of(found[0]) if found else None
+
+
+async def runs_by_id(tx: Tx, run_ids: Sequence[str]) -> dict[str, RunRecord]:
+    """Those of these runs that exist, with their ``created`` and ``outcome``."""
+    return {each.run_id: each for each in map(rows.full_run_of, await tx.fetch(_RUNS_BY_ID, run_ids))}
+
+
+async def runs_by_key(tx: Tx, run_keys: Sequence[RunKey]) -> dict[RunKey, RunRecord]:
+    """The same, by key."""
+    return {each.run_key: each for each in map(rows.full_run_of, await tx.fetch(_RUNS_BY_KEY, run_keys))}
+
+
+async def journal(tx: Tx, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
+    """The entries of a run from the first, to the end or up to a version."""
+    return list(map(rows.entry_of, await tx.fetch(_JOURNAL, run_key, _VERSION_MAX if up_to is None else up_to)))
+
+
+async def segments(tx: Tx, bases: Mapping[RunKey, int]) -> dict[RunKey, tuple[list[Entry], bytes]]:
+    """The entries of several runs, each from its base on, and the hash of the entry before."""
+    segments: dict[RunKey, list[Entry]] = {run_key: [] for run_key in bases}
+    for row in await tx.fetch(_SEGMENTS, list(bases), list(bases.values())):
+        segments[row[0]].append(rows.entry_of(row))
+    return {run_key: _cut(entries, bases[run_key]) for run_key, entries in segments.items()}
+
+
+def _cut(entries: list[Entry], base: int) -> tuple[list[Entry], bytes]:
+    if base > 1 and entries and entries[0].version == base - 1:
+        return entries[1:], entries[0].hash
+    return entries, GENESIS
+
+
+async def unread(tx: Tx, run_keys: Sequence[RunKey]) -> dict[RunKey, list[Message]]:
+    """Unconsumed messages of several runs."""
+    return _by_run(await tx.fetch(_UNREAD, run_keys))
+
+
+async def unread_by_owner(tx: Tx, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
+    """Unconsumed messages of all runs that a worker owns."""
+    return list(_by_run(await tx.fetch(_UNREAD_BY_OWNER, worker_key)).items())
+
+
+def _by_run(found: Iterable[Row]) -> dict[RunKey, list[Message]]:
+    messages: dict[RunKey, list[Message]] = {}
+    for row in found:
+        messages.setdefault(row[4], []).append(rows.message_of(row))
+    return messages
+
+
+async def attempts(tx: Tx, run_keys: Sequence[RunKey]) -> dict[RunKey, list[AttemptRecord]]:
+    """Rows of unfinished steps of several runs."""
+    found: dict[RunKey, list[AttemptRecord]] = {run_key: [] for run_key in run_keys}
+    for row in await tx.fetch(_ATTEMPTS, run_keys):
+        found[row[0]].append(rows.attempt_of(row))
+    return found
+
+
+async def workers(tx: Tx) -> list[WorkerRecord]:
+    """All that are alive or still own runs."""
+    return [
+        WorkerRecord(worker_key=key, name=name, alive=alive, lease_seconds=lease_seconds, run_count=count)
+        for key, name, alive, lease_seconds, count in await tx.fetch(_WORKERS)
+    ]
+
+
+async def runs(tx: Tx, query: RunFilter) -> list[RunRecord]:
+    """Runs that match, newest first."""
+    rules.check_filter(query)
+    statement = _LIST_TROUBLE if query.statuses and _TROUBLE.issuperset(query.statuses) else _LIST
+    statuses = [each.value for each in query.statuses] or None
+    values = (statuses, query.workflow, query.id_prefix, query.created_from, query.before, query.limit)
+    return list(map(rows.run_of, await tx.fetch(statement, *values)))

@@ -1,0 +1,204 @@
+"""
+The tables, and how a database gets from one version of them to the next.
+
+They live in a schema of their own. ``meta`` says that it is ours, which version it has, and which incarnation of the store it
+is (a restored backup keeps it, a store that was made anew has another). All missing steps are taken in one transaction under
+an advisory lock, so a database is never in between and two migrators are no danger. A schema of somebody else, or of a newer
+everstep, is refused before anything in it is changed.
+
+The journal is only ever inserted into: an update would leave a dead row behind at every step. So what changes with every entry
+(version, hash, status, step) stands in the entry, and ``runs`` has only what changes with the owner: it is as old as the last
+claim, release or message. ``everstep.now_runs`` puts the two together. The columns that are compared as text have the collation
+"C": byte by byte, the same on every server, and usable for prefixes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from everstep.errors import SchemaMismatch, StoreUnavailable
+from everstep.stores.postgres.address import Address
+from everstep.stores.postgres.pool import Tx
+
+SERVER_VERSION_MIN: Final = 13_00_00
+"""The oldest that is still tested by its makers or was until a year ago."""
+
+_FIRST: Final = """
+CREATE TABLE everstep.meta(
+    key text PRIMARY KEY,
+    value text NOT NULL
+);
+
+CREATE SEQUENCE everstep.run_keys;
+CREATE SEQUENCE everstep.worker_keys;
+
+CREATE TABLE everstep.workers(
+    worker_key int8 PRIMARY KEY,
+    name text NOT NULL,
+    heartbeat float8 NOT NULL,
+    lease_seconds float8 NOT NULL,
+    gone text NOT NULL DEFAULT '',
+    gone_at float8,
+    was_alone bool NOT NULL DEFAULT false,
+    seat timestamptz
+);
+
+CREATE TABLE everstep.runs(
+    run_key int8 PRIMARY KEY,
+    run_id text COLLATE "C" NOT NULL UNIQUE,
+    workflow text COLLATE "C" NOT NULL,
+    code_version text NOT NULL,
+    status text COLLATE "C" NOT NULL,
+    epoch int8 NOT NULL,
+    worker_key int8,
+    wake_at int8,
+    claimed_version int8 NOT NULL,
+    created_at int8 NOT NULL,
+    deaths int4 NOT NULL DEFAULT 0,
+    max_recoveries int8 NOT NULL,
+    inbox_seq int8 NOT NULL DEFAULT 0,
+    inbox_done int8 NOT NULL DEFAULT 0,
+    parent_key int8,
+    parent_command text NOT NULL,
+    refused_by text COLLATE "C" NOT NULL DEFAULT '',
+    base int8 NOT NULL DEFAULT 1,
+    forked_from int8 REFERENCES everstep.runs
+) WITH (fillfactor = 80);
+
+CREATE INDEX runs_due ON everstep.runs(workflow, refused_by, wake_at, run_key)
+    WHERE worker_key IS NULL AND wake_at IS NOT NULL;
+CREATE INDEX runs_owned ON everstep.runs(worker_key, run_key) WHERE worker_key IS NOT NULL;
+CREATE INDEX runs_unread ON everstep.runs(worker_key, run_key) WHERE worker_key IS NOT NULL AND inbox_seq > inbox_done;
+CREATE INDEX runs_newest ON everstep.runs(created_at, run_key);
+CREATE INDEX runs_in_trouble ON everstep.runs(created_at, run_key) WHERE status IN ('paused', 'failed', 'dead');
+
+CREATE TABLE everstep.journal(
+    run_key int8 NOT NULL,
+    version int8 NOT NULL,
+    epoch int8 NOT NULL,
+    at int8 NOT NULL,
+    cursor int8 NOT NULL,
+    drained bool NOT NULL,
+    status text COLLATE "C" NOT NULL,
+    step text NOT NULL,
+    hash bytea NOT NULL,
+    events text NOT NULL,
+    PRIMARY KEY (run_key, version)
+);
+
+CREATE TABLE everstep.inbox(
+    run_key int8 NOT NULL REFERENCES everstep.runs ON DELETE CASCADE,
+    seq int8 NOT NULL,
+    at int8 NOT NULL,
+    dedupe text COLLATE "C" NOT NULL,
+    event text NOT NULL,
+    PRIMARY KEY (run_key, seq)
+);
+CREATE UNIQUE INDEX inbox_dedupe ON everstep.inbox(run_key, dedupe) WHERE dedupe <> '';
+
+CREATE TABLE everstep.attempts(
+    run_key int8 NOT NULL REFERENCES everstep.runs ON DELETE CASCADE,
+    key text COLLATE "C" NOT NULL,
+    attempt int8 NOT NULL,
+    failures int8 NOT NULL,
+    due_at int8,
+    recoveries int8 NOT NULL,
+    details bytea,
+    error bytea,
+    failures_max int8,
+    PRIMARY KEY (run_key, key)
+);
+
+CREATE VIEW everstep.history AS
+    SELECT runs.run_id, journal.version, each.place - 1 AS place,
+           to_timestamp(journal.at / 1e6) AS at, journal.epoch, each.facts ->> 'event' AS event, each.facts
+    FROM everstep.journal JOIN everstep.runs USING (run_key)
+         CROSS JOIN LATERAL jsonb_array_elements(journal.events::jsonb) WITH ORDINALITY AS each(facts, place);
+"""
+_BIRTH: Final = """
+INSERT INTO everstep.meta VALUES ('application', 'everstep'), ('incarnation', replace(gen_random_uuid()::text, '-', ''))
+"""
+
+MIGRATIONS: Final = (_FIRST,)
+"""Step n takes a schema from version n to n + 1. Only ever appended to."""
+
+_SERVER: Final = """
+SELECT current_setting('server_version_num')::int, pg_is_in_recovery() OR current_setting('transaction_read_only')::bool,
+       current_setting('server_encoding')
+"""
+_IS_THERE: Final = """
+SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = $1),
+       EXISTS (SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = $1),
+       EXISTS (SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+               WHERE nspname = $1 AND relname = 'meta' AND relkind = 'r')
+"""
+_META: Final = "SELECT key, value FROM everstep.meta"
+# Two migrators of whatever schema do not meet often enough to tell them apart.
+_LOCK: Final = "SELECT pg_advisory_xact_lock(7311690114985456740)"
+_CREATE_SCHEMA: Final = "CREATE SCHEMA everstep"
+_SET_VERSION: Final = """
+INSERT INTO everstep.meta VALUES ('version', $1) ON CONFLICT (key) DO UPDATE SET value = excluded.value
+"""
+
+
+async def check_server(tx: Tx, address: Address) -> None:
+    """Make sure that the server can keep the promises.
+
+    Raises:
+        StoreUnavailable: It cannot.
+    """
+    version, may_only_read, encoding = await tx.one(_SERVER)
+    if version < SERVER_VERSION_MIN:
+        raise StoreUnavailable(
+            f"the store {address.shown} is on PostgreSQL {version // 10_000}, and everstep needs "
+            f"{SERVER_VERSION_MIN // 10_000} or later. Nothing was stored. Upgrade the server."
+        )
+    if encoding != "UTF8":
+        raise StoreUnavailable(
+            f"the database of the store {address.shown} is encoded in {encoding}, and journals are UTF-8. Nothing was stored. "
+            "Create one for everstep: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
+        )
+    if may_only_read:
+        raise StoreUnavailable(
+            f"the store {address.shown} may only be read: it is a standby, or set to read only. Nothing was read or written. "
+            "Point the URL at the primary (several hosts and target_session_attrs=read-write find it)."
+        )
+
+
+async def version_of(tx: Tx, address: Address) -> int:
+    """The schema's version; 0 if there is nothing yet. Changes nothing.
+
+    Raises:
+        SchemaMismatch: The schema is not ours, or a newer one.
+    """
+    _, is_used, has_meta = await tx.one(_IS_THERE, address.schema)
+    if not is_used:
+        return 0
+    meta: dict[str, str] = {row[0]: row[1] for row in await tx.fetch(_META)} if has_meta else {}
+    version = str(meta.get("version", ""))
+    if meta.get("application") != "everstep" or not version.isdigit():
+        raise SchemaMismatch(
+            f"the schema {address.schema} of {address.shown} has tables of another application. It was not touched. "
+            "Give everstep a schema of its own, with schema=… in the URL; it will be created."
+        )
+    if int(version) > len(MIGRATIONS):
+        raise SchemaMismatch(
+            f"the store {address.shown} has schema version {version}, and this everstep knows versions up to "
+            f"{len(MIGRATIONS)}. It was not touched. Upgrade everstep, or open the store with the version that wrote it."
+        )
+    return int(version)
+
+
+async def migrate(tx: Tx, address: Address) -> None:
+    """Bring the schema to the newest version, whole or not at all. To be run in a transaction; safe to repeat."""
+    await tx.fetch(_LOCK)
+    version = await version_of(tx, address)
+    is_there, _, _ = await tx.one(_IS_THERE, address.schema)
+    if not is_there:
+        await tx.execute(_CREATE_SCHEMA)
+    for step in MIGRATIONS[version:]:
+        await tx.execute(step)
+    if not version:
+        await tx.execute(_BIRTH)
+    if version < len(MIGRATIONS):
+        await tx.fetch(_SET_VERSION, str(len(MIGRATIONS)))

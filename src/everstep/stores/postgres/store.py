@@ -1,0 +1,311 @@
+"""
+The store: each verb of the contract, as one statement or one transaction.
+
+Nothing is decided here. ``Pool`` lends a connection for the time of a verb, ``Watch`` hears what others did, ``Changes`` tells
+those who wait.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, TypeVar
+
+from msgspec.structs import replace
+
+from everstep.errors import InvalidStoreURL, StoreError, StoreUnavailable
+from everstep.journal import Entry
+from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
+from everstep.stores import rules
+from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Settlement, Write
+from everstep.stores.changes import Changes
+from everstep.stores.postgres import begin, claim, faults, link, read, schema, settle, workers, write
+from everstep.stores.postgres.address import FORM, Address
+from everstep.stores.postgres.clock import ServerClock
+from everstep.stores.postgres.link import Link
+from everstep.stores.postgres.pool import Pool, Tx
+from everstep.stores.postgres.watch import EMPTY_SECONDS, POLL_SECONDS, PROBE_SECONDS, Seats, Watch, is_direct
+from everstep.stores.postgres.workers import Seen
+
+_INCARNATION: Final = "SELECT value FROM everstep.meta WHERE key = 'incarnation'"
+_TELL: Final = "SELECT pg_notify($1, $2)"
+
+T = TypeVar("T")
+
+
+async def _connect(address: Address) -> Link:
+    try:
+        return await link.connect(address, is_pooled=True)
+    except ValueError:
+        # The error's own text may repeat any part of the URL.
+        raise InvalidStoreURL(
+            f"the driver cannot make sense of the store URL {address.shown} or of the PG… variables. Nothing was opened. "
+            f"Use {FORM}, and write what is special in a password as %xx."
+        ) from None
+    except faults.OF_DRIVER as error:
+        raise faults.translated(error, address) from error
+
+
+class _Open:
+    """What exists only while the store is open."""
+
+    def __init__(self, pool: Pool, watch: Watch | None, channel: str, seats: Seats) -> None:
+        self.pool = pool
+        self.watch = watch
+        self.channel = channel
+        self.seats = seats
+        self.workers: set[WorkerKey] = set()
+        self.polled_at = time.monotonic()
+
+
+class PostgresStore:
+    """A store in a schema of a PostgreSQL database. Belongs to the event loop that opened it.
+
+    Args:
+        url: ``postgresql://user:password@host/database``; see ``everstep.stores.postgres.address`` for its parameters.
+        now: Instead of the server's clock: microseconds since the Unix epoch. For tests.
+        monotonic: Instead of the server's clock, for leases: seconds. For tests.
+        empty_seconds: How long the seat of a worker must be empty until that proves its death.
+
+    Raises:
+        InvalidStoreURL: The URL cannot be read, or asyncpg is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        now: Callable[[], Micros] | None = None,
+        monotonic: Callable[[], float] | None = None,
+        empty_seconds: float = EMPTY_SECONDS,
+    ) -> None:
+        self._address = Address(url)
+        self.url = self._address.shown
+        self.commits_inline = False
+        self.now = ServerClock(now)
+        self._monotonic = monotonic
+        self._empty_seconds = empty_seconds
+        self._sender = secrets.token_hex(8)
+        self._changes = Changes()
+        self._open: _Open | None = None
+
+    def __repr__(self) -> str:
+        return f"PostgresStore({self.url!r})"
+
+    async def open(self) -> None:
+        """See Store."""
+        if self._open is not None:
+            return
+        address = self._address
+        first = await _connect(address)
+        is_pooled = address.pooler == "yes" or (address.pooler == "auto" and not await is_direct(first, address))
+        pool = Pool(address, is_pooled=is_pooled)
+        try:
+            await pool.ask(lambda tx: schema.check_server(tx, address))
+            if await pool.ask(lambda tx: schema.version_of(tx, address)) < len(schema.MIGRATIONS):
+                await pool.transact(lambda tx: schema.migrate(tx, address))
+            channel = f"everstep_{(await pool.ask(lambda tx: tx.one(_INCARNATION)))[0]}"
+            self.now.heard(await pool.ask(lambda tx: workers.time_of(tx, None)))
+            watch = None
+            if not is_pooled:
+                watch = Watch(address, pool.names, channel, self._sender, self._changes.mark)
+                await watch.begin(first)
+        except BaseException:
+            first.terminate()
+            await pool.close()
+            raise
+        if is_pooled:
+            first.terminate()
+        self._open = _Open(pool, watch, channel, Seats(self._empty_seconds))
+
+    async def close(self) -> None:
+        """See Store."""
+        if self._open is None:
+            return
+        state = self._open
+        try:
+            for worker_key in list(state.workers):
+                with suppress(StoreUnavailable):  # Its lease will tell.
+                    await self.retire(worker_key)
+        finally:
+            self._open = None
+            if state.watch is not None:
+                await state.watch.close()
+            await state.pool.close()
+
+    async def kill(self, worker_key: WorkerKey) -> None:
+        """For tests: leave the worker's seat, as the death of its process would."""
+        watch = self._state().watch
+        if watch is not None:
+            await watch.stand_up(worker_key)
+
+    # --- workers ------------------------------------------------------------------------------------------------------------
+
+    async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:
+        """See Store."""
+        state = self._state()
+        worker_key = await state.pool.ask(lambda tx: workers.enlist(tx, name, lease_seconds, self._lease_now()))
+        if state.watch is not None:
+            await state.watch.sit(worker_key)
+        state.workers.add(worker_key)
+        self._changes.join(worker_key)
+        return worker_key
+
+    async def heartbeat(self, worker_key: WorkerKey) -> bool:
+        """See Store."""
+        pool = self._state().pool
+        is_alive = await pool.ask(lambda tx: workers.heartbeat(tx, worker_key, self._lease_now()))
+        self.now.heard(await pool.ask(lambda tx: workers.time_of(tx, None)))
+        return is_alive
+
+    async def retire(self, worker_key: WorkerKey) -> None:
+        """See Store."""
+        state = self._state()
+        await state.pool.transact(lambda tx: workers.retire(tx, worker_key, self._lease_now()))
+        if state.watch is not None:
+            await state.watch.stand_up(worker_key)
+        state.workers.discard(worker_key)
+        self._changes.leave(worker_key)
+        await self._tell()
+
+    async def workers(self) -> list[WorkerRecord]:
+        """See Store."""
+        return await self._state().pool.ask(read.workers)
+
+    # --- writing ------------------------------------------------------------------------------------------------------------
+
+    async def create(self, runs: Sequence[NewRun]) -> list[Created | Exists]:
+        """See Store."""
+        for new in runs:
+            rules.check_text(new.created, f"run {new.run_id}")
+        answers = await self._state().pool.transact(lambda tx: begin.create(tx, runs, self.now.given))
+        self._changes.mark()
+        await self._tell()
+        return answers
+
+    async def commit(self, batch: Sequence[Write]) -> list[Outcome]:
+        """See Store."""
+        state = self._state()
+        outcomes = await write.commit(state.pool, batch, self.now, state.channel, self._sender)
+        for each, outcome in zip(batch, outcomes, strict=True):
+            if rules.is_news(each) and isinstance(outcome, Landed):
+                self._changes.mark(each.worker_key)
+        return outcomes
+
+    async def post(self, run_id: str, message: Message) -> RunRecord | None:
+        """See Store."""
+        rules.check_text(message.event, f"the message to run {run_id}")
+        if not rules.is_text(run_id):
+            return None
+        state = self._state()
+
+        async def work(tx: Tx) -> RunRecord | None:
+            await begin.post(tx, run_id, message, self.now.given, state.channel, self._sender)
+            return await read.run(tx, run_id)
+
+        run = await state.pool.transact(work)
+        self._changes.mark()
+        return run
+
+    async def settle(self, settlement: Settlement) -> RunRecord | None:
+        """See Store."""
+        rules.check_text(settlement.events, f"the entry for run {settlement.run_key}")
+        run = await self._state().pool.transact(lambda tx: settle.settle(tx, settlement, self.now.given))
+        self._changes.mark()
+        await self._tell()
+        return run
+
+    # --- claiming -----------------------------------------------------------------------------------------------------------
+
+    async def claim(self, request: ClaimRequest) -> Claims:
+        """See Store."""
+        state = self._state()
+        ask = claim.asked(request, self.now.given, self._lease_now())
+        seen, empty = await self._see()
+        found = await state.pool.ask(lambda tx: claim.look(tx, ask, seen, empty))
+        if not found.is_alive:
+            return Claims([])
+        next_expiry_at = found.next_expiry_at
+        if not all(empty.values()):
+            soon = self.now() + round(self._empty_seconds * 1e6)
+            next_expiry_at = soon if next_expiry_at is None else min(soon, next_expiry_at)
+        if not found.is_worth_it:
+            return Claims([], found.next_due_at, died=[], next_expiry_at=next_expiry_at)
+        claims = await state.pool.transact(lambda tx: claim.claim(tx, ask, found.died))
+        if claims.runs or claims.died:
+            self._changes.mark(request.worker_key)
+            await self._tell()
+        return replace(claims, next_expiry_at=next_expiry_at)
+
+    async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
+        """See Store."""
+        deadline, since = time.monotonic() + timeout, self._changes.count
+        while True:
+            left = deadline - time.monotonic()
+            if await self._changes.wait(worker_key, since, min(left, POLL_SECONDS, PROBE_SECONDS)):
+                return True
+            if left <= 0:
+                return False
+            await self._look_around(worker_key)
+
+    async def _look_around(self, worker_key: WorkerKey | None) -> None:
+        """Find out what nobody tells."""
+        state = self._state()
+        now = time.monotonic()
+        is_listening = state.watch is not None and state.watch.is_listening
+        if not is_listening and now - state.polled_at >= POLL_SECONDS:
+            state.polled_at = now
+            self._changes.mark()
+        elif is_listening and worker_key is not None and state.seats.is_due:
+            _, empty = await self._see()
+            if any(empty.values()):
+                self._changes.mark()
+
+    async def _see(self) -> tuple[Sequence[Seen], Mapping[WorkerKey, bool]]:
+        state = self._state()
+        seen = await state.pool.ask(lambda tx: workers.see(tx, self._lease_now()))
+        return seen, state.seats.note(seen, state.workers)
+
+    # --- reading ------------------------------------------------------------------------------------------------------------
+
+    async def pull(self, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
+        """See Store."""
+        return await self._state().pool.ask(lambda tx: read.unread_by_owner(tx, worker_key))
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """See Store."""
+        return await self._state().pool.ask(lambda tx: read.run(tx, run_id)) if rules.is_text(run_id) else None
+
+    async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
+        """See Store."""
+        return await self._state().pool.ask(lambda tx: read.journal(tx, run_key, up_to))
+
+    async def attempts(self, run_key: RunKey) -> list[AttemptRecord]:
+        """See Store."""
+        found = await self._state().pool.ask(lambda tx: read.attempts(tx, [run_key]))
+        return found[run_key]
+
+    async def list(self, query: RunFilter) -> list[RunRecord]:
+        """See Store."""
+        rules.check_filter(query)
+        if not rules.is_text(query.workflow, query.id_prefix):
+            return []
+        return await self._state().pool.ask(lambda tx: read.runs(tx, query))
+
+    # --- inside -------------------------------------------------------------------------------------------------------------
+
+    def _state(self) -> _Open:
+        if self._open is None:
+            raise StoreUnavailable(f"the store {self.url} is not open. Nothing was read or written. Call open() first.")
+        return self._open
+
+    def _lease_now(self) -> float | None:
+        return None if self._monotonic is None else self._monotonic()
+
+    async def _tell(self) -> None:
+        """Others may have something to do. Not heard if the connection breaks just now: they look from time to time."""
+        state = self._state()
+        with suppress(StoreError):
+            await state.pool.ask(lambda tx: tx.fetch(_TELL, state.channel, self._sender))

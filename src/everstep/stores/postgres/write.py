@@ -1,0 +1,70 @@
+"""
+The one write of progress: which way each write of a batch goes, and what becomes of one that PostgreSQL does not take.
+
+    all plain    one statement that inserts             ┐
+    mostly       one statement with side rows           ├─ what did not land, or cannot go so ─▶ under locks, one transaction
+    anything     (children, messages, refusals, Keep)   ┘
+
+An error that one value may have caused halves the batch until the culprit is alone, and is refused; the others land.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from everstep.errors import StoreError
+from everstep.records import RunKey
+from everstep.stores import rules
+from everstep.stores.base import Append, Landed, Outcome, Refused, Write
+from everstep.stores.postgres import careful, fast, faults, link
+from everstep.stores.postgres.clock import ServerClock
+from everstep.stores.postgres.pool import Pool, Tx
+
+_TELL = "SELECT pg_notify($1, $2)"
+
+
+class _Flush:
+    def __init__(self, pool: Pool, now: ServerClock, channel: str, sender: str) -> None:
+        self._pool = pool
+        self._now = now
+        self._channel = channel
+        self._sender = sender
+
+    async def land(self, batch: Sequence[Write]) -> list[Outcome]:
+        try:
+            return await self._land_all(batch)
+        except (StoreError, *faults.OF_ONE_WRITE) as error:
+            cause = error.__cause__ if isinstance(error, StoreError) else error
+            if not faults.blames_one_write(cause):
+                raise
+            if len(batch) == 1:
+                reason = rules.objection(batch[0]) or f"PostgreSQL does not take it: {link.said(cause or error)}"
+                return [Refused(reason)]
+        middle = len(batch) // 2
+        return [*await self.land(batch[:middle]), *await self.land(batch[middle:])]
+
+    async def _land_all(self, batch: Sequence[Write]) -> list[Outcome]:
+        landed = await self._land_fast(batch)
+        left = [write for write in batch if not (isinstance(write, Append) and write.entry.run_key in landed)]
+        if not left:
+            return [Landed()] * len(batch)
+        answers = iter(await self._pool.transact(lambda tx: self._land_carefully(tx, left)))
+        return [Landed() if isinstance(write, Append) and write.entry.run_key in landed else next(answers) for write in batch]
+
+    async def _land_fast(self, batch: Sequence[Write]) -> set[RunKey]:
+        if not fast.is_for_all(batch):
+            return set()
+        if all(map(fast.is_lean, batch)):
+            return await self._pool.ask(lambda tx: fast.lean(tx, batch, self._now.given))
+        return await self._pool.ask(lambda tx: fast.full(tx, batch, self._now.given, self._channel, self._sender))
+
+    async def _land_carefully(self, tx: Tx, batch: Sequence[Write]) -> list[Outcome]:
+        outcomes = await careful.land(tx, batch, self._now.given)
+        if any(rules.is_news(write) and isinstance(outcome, Landed) for write, outcome in zip(batch, outcomes, strict=True)):
+            await tx.fetch(_TELL, self._channel, self._sender)
+        return outcomes
+
+
+async def commit(pool: Pool, batch: Sequence[Write], now: ServerClock, channel: str, sender: str) -> list[Outcome]:
+    """See ``Store.commit``."""
+    return await _Flush(pool, now, channel, sender).land(batch) if batch else []

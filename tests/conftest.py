@@ -1,0 +1,31 @@
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from tests.postgres_server import Server, missing
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A running server for the whole session."""
+    if missing():
+        pytest.skip(f"needs {missing()}: pip install --group test")
+    server = Server()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Server) -> str:
+    """The URL of a store that is not there yet: a schema of its own in the one database."""
+    return postgres_server.url(query=f"?schema=test_{next(_numbers)}")

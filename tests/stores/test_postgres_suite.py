@@ -1,0 +1,60 @@
+"""The PostgreSQL store keeps every promise."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+
+from everstep.records import WorkerKey
+from everstep.stores.base import Store
+from everstep.testing.scene import Clocks
+from everstep.testing.store_suite import StoreSuite
+
+pytest.importorskip("asyncpg", reason="needs asyncpg: pip install --group test")
+
+from everstep.stores.postgres import PostgresStore, link
+from everstep.stores.postgres.address import Address
+
+
+class TestPostgresStore(StoreSuite):
+    """One schema. That a killed *process* leaves its seat is shown in ``test_postgres_processes``."""
+
+    @pytest.fixture(autouse=True)
+    def _place(self, postgres_url: str) -> None:
+        self.url = postgres_url
+
+    async def make_store(self, clocks: Clocks) -> Store:
+        self.clocks = clocks
+        return PostgresStore(self.url, now=clocks.now, monotonic=clocks.monotonic, empty_seconds=0)
+
+    async def kill_worker(self, store: Store, worker_key: WorkerKey) -> None:
+        assert isinstance(store, PostgresStore)
+        await store.kill(worker_key)
+
+    async def reopened(self, store: Store) -> Store:
+        await store.close()
+        again = await self.make_store(self.clocks)
+        await again.open()
+        return again
+
+    def write_in_progress(self, store: Store) -> AbstractAsyncContextManager[None]:
+        return _written_by_somebody_else(Address(self.url))
+
+
+@asynccontextmanager
+async def _written_by_somebody_else(address: Address) -> AsyncGenerator[None]:
+    connection = await link.connect(address, is_pooled=True)
+    await connection.execute(f"""
+        SET search_path = {address.schema};
+        BEGIN;
+        UPDATE runs SET status = 'dead', inbox_done = 99;
+        DELETE FROM journal;
+        DELETE FROM workers
+    """)
+    try:
+        yield
+    finally:
+        await connection.execute("ROLLBACK")
+        await connection.close()
