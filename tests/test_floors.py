@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("codec", "telemetry"),
     ("definitions", "inside", "talk", "many", "patches"),
     ("generations",),
-    ("core", "stores"),
+    ("core", "stores", "undo"),
     ("forks",),
     ("client repair", "engine"),
     ("cli", "lint", "testing", "sync", "config"),

@@ -52,9 +52,10 @@ from everstep.generations import continue_as_new
 from everstep.inside import Current, current, heartbeat, last_heartbeat, log, now, random, sleep, sleep_until, uuid4
 from everstep.many import gather, map  # noqa: A004  # es.map: the API's word
 from everstep.patches import deprecate_patch, patched
-from everstep.records import RunRecord, Status
+from everstep.records import RunRecord, Status, UndoRecord
 from everstep.retry import Retry
 from everstep.talk import Signal, State, condition, note, signal, state
+from everstep.undo import Saga, saga
 
 __version__ = "0.1.0"
 
@@ -95,6 +96,7 @@ __all__ = [
     "RunPaused",
     "RunRecord",
     "RunTimeout",
+    "Saga",
     "SchemaMismatch",
     "Signal",
     "Snapshot",
@@ -109,6 +111,7 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "Undecodable",
+    "UndoRecord",
     "Unencodable",
     "UsageError",
     "Workflow",
@@ -127,6 +130,7 @@ __all__ = [
     "patched",
     "random",
     "run",
+    "saga",
     "signal",
     "sleep",
     "sleep_until",

@@ -9,11 +9,64 @@ engine fill the scopes in.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from random import Random
 from typing import Any, Protocol
+
+from everstep.records import UndoRecord
+
+
+class Asked(Protocol):
+    """A step or child run that was asked for: a future with a name in the journal."""
+
+    @property
+    def key(self) -> str: ...
+    def done(self) -> bool: ...
+    def cancelled(self) -> bool: ...
+    def result(self) -> Any: ...
+    def exception(self) -> BaseException | None: ...
+    def __await__(self) -> Generator[Any, Any, Any]: ...
+    def stop(self, *, cut_off: bool) -> None:
+        """Ask that it come to an end, and go on waiting for its outcome. See ``StopRequested``. Safe to repeat."""
+        ...
+
+
+class UndoScope(Protocol):
+    """What the run's sagas need (see ``everstep.core.undoing``)."""
+
+    def opened(self, saga: Any) -> None:
+        """A saga begins in this task."""
+        ...
+
+    def closed(self, saga: Any) -> None:
+        """It is over."""
+        ...
+
+    def next_place(self) -> int:
+        """The place of what is registered next."""
+        ...
+
+    def began(self, plan: Sequence[UndoRecord]) -> str:
+        """A saga begins to undo."""
+        ...
+
+    def ended(self, key: str) -> None:
+        """It has undone all."""
+        ...
+
+    def give_up(self, undo: UndoRecord, error: BaseException) -> Awaitable[None]:
+        """A compensation failed for good: to be awaited, never to return."""
+        ...
+
+    def hold(self, futures: Iterable[Any]) -> Awaitable[None]:
+        """Wait until all of them are done; no cancel cuts that short."""
+        ...
+
+    def new_future(self) -> asyncio.Future[Any]:
+        """A future of this run."""
+        ...
 
 
 class WorkflowScope(Protocol):
@@ -39,8 +92,18 @@ class WorkflowScope(Protocol):
         """The instant of this activation: the same on every replay."""
         ...
 
-    def issue(self, call: Any) -> asyncio.Future[Any]:
-        """Ask for a step or a child run."""
+    @property
+    def maybe(self) -> bool:
+        """The run undoes something that may not have happened."""
+        ...
+
+    @property
+    def undoing(self) -> UndoScope:
+        """What sagas need."""
+        ...
+
+    def issue(self, call: Any, *, undoes: str | None = None, maybe: bool = False) -> Asked:
+        """Ask for a step or a child run; as a compensation, with the key of what it undoes."""
         ...
 
     def next_signal(self, name: str) -> asyncio.Future[bytes]:
@@ -100,6 +163,11 @@ class StepScope(Protocol):
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt, and for no other step: give it to receivers that deduplicate."""
+        ...
+
+    @property
+    def maybe(self) -> bool:
+        """It undoes a step that may not have had its effect."""
         ...
 
     @property

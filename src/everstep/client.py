@@ -675,8 +675,9 @@ def _result_of(run: Ending, workflow: Workflow[..., Any] | None) -> Any:
         case RunDiscarded(reason=reason):
             because = f": {reason}" if reason else ""
             raise RunCancelled(f"run {run.run_id} was given up by a person{because}. It has no result.", run_id=run.run_id)
-        case RunDied(reason=reason):
-            raise RunDead(f"run {run.run_id} was given up: {reason}", run_id=run.run_id)
+        case RunDied(reason=reason, error=record):
+            cause = None if record is None else rebuild_error(record, declared_errors(workflow) if workflow else {})
+            raise RunDead(f"run {run.run_id} was given up: {reason}", run_id=run.run_id) from cause
         case RunPausedEvent(reason=reason):
             raise RunPaused(
                 f"run {run.run_id} is paused: {reason}\nWhat it did so far is kept: everstep show {run.run_id}",

@@ -155,12 +155,15 @@ class StepError(EverstepError):
     Attributes:
         step: Its name.
         attempt: The last attempt, counted from 1.
+        maybe: The step may have had its effect all the same: it timed out, an attempt was lost with its worker, or its result
+            could not be stored. False: as far as its body can tell, it did nothing.
     """
 
-    def __init__(self, message: str, *, step: str = "", attempt: int = 1) -> None:
+    def __init__(self, message: str, *, step: str = "", attempt: int = 1, maybe: bool = False) -> None:
         super().__init__(message)
         self.step = step
         self.attempt = attempt
+        self.maybe = maybe
 
 
 class StepFailed(StepError):

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
-from everstep.records import ErrorRecord, Micros, RunKey
+from everstep.records import ErrorRecord, Micros, RunKey, UndoRecord
 
 NO_PAYLOAD = Raw(b"null")
 FORMAT = 1
@@ -36,6 +36,7 @@ class RunCreated(_Event, frozen=True, kw_only=True, gc=False):
 
     ``salt`` keys the digests of arguments (hex), ``python`` is the minor version whose asyncio the journal was recorded on.
     ``segment`` is above 0 in a fork of a run that had been continued as new.
+    ``maybe``: the run undoes a step of its parent, and nobody knows whether that had its effect.
     """
 
     run_id: str
@@ -49,6 +50,7 @@ class RunCreated(_Event, frozen=True, kw_only=True, gc=False):
     deadline_at: Micros | None = None
     tags: dict[str, str] = {}
     segment: int = 0
+    maybe: bool = False
 
 
 class RunClaimed(_Event, frozen=True, gc=False):
@@ -73,12 +75,13 @@ class StepCompleted(_Event, frozen=True, gc=False):
 
 
 class StepFailed(_Event, frozen=True, gc=False):
-    """The step has no attempts left. ``timed_out``: the last one took too long."""
+    """The step has no attempts left. ``timed_out``: the last one took too long. ``maybe``: it may have had its effect."""
 
     key: str
     error: ErrorRecord
     attempt: int = 1
     timed_out: bool = False
+    maybe: bool = False
 
 
 class StepOutcomeUnknown(_Event, frozen=True, gc=False):
@@ -179,11 +182,15 @@ class RunUnpaused(_Event, frozen=True, gc=False):
 
 
 class StepScheduled(_Event, frozen=True, gc=False):
+    """``undoes``: it is a compensation, of the step with this key (empty: registered by hand). ``maybe``: see UndoRecord."""
+
     key: str
     step: str
     args: Raw
     digest: str
     source: str = ""
+    undoes: str | None = None
+    maybe: bool = False
 
 
 class StepCancelled(_Event, frozen=True, gc=False):
@@ -206,15 +213,42 @@ class TimerCancelled(_Event, frozen=True, gc=False):
 
 
 class ChildStarted(_Event, frozen=True, gc=False):
+    """``undoes`` and ``maybe`` as in StepScheduled."""
+
     key: str
     run_id: str
     workflow: str
     args: Raw
     digest: str
     source: str = ""
+    undoes: str | None = None
+    maybe: bool = False
 
 
 class ChildCancelled(_Event, frozen=True, gc=False):
+    key: str
+
+
+class StopRequested(_Event, frozen=True, gc=False):
+    """A saga wants a step or child to come to an end, and goes on waiting: it has to know the outcome in order to undo it.
+
+    There will be no further attempt. ``cut_off``: the one that is being executed is cancelled, too. A child is cancelled.
+    """
+
+    key: str
+    cut_off: bool = False
+
+
+class CompensationBegan(_Event, frozen=True, gc=False):
+    """A saga undoes what is in its plan, in this order. Between this and its end the run's status is compensating."""
+
+    key: str
+    plan: tuple[UndoRecord, ...]
+
+
+class CompensationEnded(_Event, frozen=True, gc=False):
+    """All of the plan is undone. ``key`` is that of the beginning."""
+
     key: str
 
 
@@ -292,6 +326,7 @@ class RunContinued(_Event, frozen=True, kw_only=True, gc=False):
     cursor: int = 0
     format: int = FORMAT
     deadline_at: Micros | None = None
+    maybe: bool = False
 
 
 class RunPaused(_Event, frozen=True, gc=False):
@@ -303,9 +338,14 @@ class RunPaused(_Event, frozen=True, gc=False):
 
 
 class RunDied(_Event, frozen=True, gc=False):
-    """The engine gave the run up."""
+    """The engine gave the run up: its workers kept dying, or a compensation failed for good.
+
+    ``undo_left``: what sagas had still to undo, in the order in which they would have. ``error``: why they could not.
+    """
 
     reason: str
+    undo_left: tuple[UndoRecord, ...] = ()
+    error: ErrorRecord | None = None
 
 
 class RunDiscarded(_Event, frozen=True, gc=False):
@@ -342,6 +382,9 @@ CommandEvent: TypeAlias = (
     | TimerCancelled
     | ChildStarted
     | ChildCancelled
+    | StopRequested
+    | CompensationBegan
+    | CompensationEnded
     | SignalAwaited
     | SignalWaitCancelled
     | ResultReused
@@ -349,12 +392,12 @@ CommandEvent: TypeAlias = (
     | NoteRecorded
     | PatchApplied
 )
-RunEnding: TypeAlias = RunSucceeded | RunFailed | RunCancelled
+RunEnding: TypeAlias = RunSucceeded | RunFailed | RunCancelled | RunDied
 Ending: TypeAlias = RunEnding | RunContinued
 Verdict: TypeAlias = RunPaused | RunDied | RunDiscarded
 Event: TypeAlias = Input | CommandEvent | Ending | Verdict
 
-ENDINGS = (RunSucceeded, RunFailed, RunCancelled, RunContinued)
+ENDINGS = (RunSucceeded, RunFailed, RunCancelled, RunDied, RunContinued)
 VERDICTS = (RunPaused, RunDied, RunDiscarded)
 COMMANDS = (
     StepScheduled,
@@ -363,6 +406,9 @@ COMMANDS = (
     TimerCancelled,
     ChildStarted,
     ChildCancelled,
+    StopRequested,
+    CompensationBegan,
+    CompensationEnded,
     SignalAwaited,
     SignalWaitCancelled,
     ResultReused,

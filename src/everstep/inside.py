@@ -37,6 +37,8 @@ class Current:
         version: In workflow code the journal entry that is being made; else 0.
         epoch: In a step the run's fencing token: a receiver that remembers the highest one it saw can refuse a frozen worker's
             late write.
+        maybe: In a compensation (see ``es.saga``): nobody knows whether the step that it undoes has had its effect. It may
+            find nothing to undo, and must take that well.
     """
 
     run_id: str = ""
@@ -46,13 +48,14 @@ class Current:
     deadline: datetime | None = None
     version: int = 0
     epoch: int = 0
+    maybe: bool = False
 
 
 def current() -> Current:
     """Where this code is running: in a workflow, in a step's body, or outside both."""
     workflow = workflow_scope()
     if workflow is not None:
-        return Current(run_id=workflow.run_id, idempotency_key=workflow.run_id, version=workflow.version)
+        return Current(run_id=workflow.run_id, idempotency_key=workflow.run_id, version=workflow.version, maybe=workflow.maybe)
     step = step_scope.get()
     if step is None:
         return Current(idempotency_key=f"outside/{uuid.uuid4()}")
@@ -63,6 +66,7 @@ def current() -> Current:
         idempotency_key=step.idempotency_key,
         deadline=step.deadline,
         epoch=step.epoch,
+        maybe=step.maybe,
     )
 
 

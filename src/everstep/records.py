@@ -61,6 +61,22 @@ class ErrorRecord(Struct, frozen=True, omit_defaults=True, gc=False):
     cause: ErrorRecord | None = None
 
 
+class UndoRecord(Struct, frozen=True, omit_defaults=True, gc=False):
+    """One thing that a saga has to undo.
+
+    Attributes:
+        undo: Name of the compensation: a step or a workflow. Empty if there is none, because the step's result is not known.
+        step: Name of the step (or child's workflow) that it undoes. Empty if it was registered by hand.
+        key: Command key of that step. Empty if it was registered by hand.
+        maybe: Nobody knows whether the step has had its effect.
+    """
+
+    undo: str
+    step: str = ""
+    key: str = ""
+    maybe: bool = False
+
+
 class RunRecord(Struct, frozen=True, kw_only=True, gc=False):
     """A run as its store sees it: the row, not the journal.
 

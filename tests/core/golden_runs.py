@@ -177,6 +177,37 @@ async def serial(part: int) -> str:
     return f"{first} {await check(await answer.wait())} {es.random():.6f}"
 
 
+@es.step
+def unreserve(items: list[str]) -> None:
+    pass
+
+
+@es.workflow(version="golden")
+async def trip() -> list[str]:
+    """Everything that a saga records: stopped branches, an outcome that is not known, sagas in sagas, a child as an undo."""
+    try:
+        async with es.saga() as outer:
+            await outer.do(reserve({"hotel"}, {}), undo=unreserve)
+            async with es.saga() as inner:
+                await inner.do(parcel(1), undo=lambda name: parcel(len(name)))
+                inner.undo(tell("by hand"))
+            await asyncio.gather(
+                outer.do(pay("42", "a"), undo=tell("pay back")),
+                outer.do(reserve({"car"}, {"car": 2}), undo=unreserve),
+                decline("no car"),
+            )
+    except es.StepFailed as error:
+        return [await tell(f"{error.step} failed")]
+    return []
+
+
+@es.workflow(version="golden")
+async def stranded() -> None:
+    async with es.saga() as saga:
+        await saga.do(reserve({"hotel"}, {}), undo=unreserve)
+        await saga.do(pay("42", "a"), undo=tell)
+
+
 class Line(msgspec.Struct, frozen=True):
     """One entry of a golden journal, for eyes: its events stand in the file exactly as they were hashed."""
 
@@ -205,6 +236,8 @@ WORKFLOWS: dict[str, es.Workflow[..., Any]] = {
         stocktaking,
         changed_twice,
         serial,
+        trip,
+        stranded,
     )
 }
 
@@ -320,6 +353,29 @@ def unasked(run: Run, event: Event) -> None:
     run.waiting.append(run.waiting[-1])
 
 
+def record_sagas() -> None:
+    """Make the golden journals of sagas."""
+    run = Run(trip())
+    run.begin()
+    run.feed(run.done("reserve"))
+    run.feed(run.done("parcel"))
+    run.feed(run.done("decline"))
+    run.feed(StepOutcomeUnknown(run.key_of("pay")))
+    run.feed(run.done("reserve"))
+    run.feed(run.done("unreserve"), CancelRequested("enough"))
+    run.claim_after_death()
+    run.finish().check_replays()
+    write("trip", run)
+
+    run = Run(stranded())
+    run.begin()
+    run.feed(run.done("reserve"))
+    run.feed(StepOutcomeUnknown(run.key_of("pay")))
+    run.check_replays()
+    write("stranded", run)
+    evict_all()
+
+
 def pause(run: Run) -> None:
     """Other code refused it once."""
     last = run.entries[-1]
@@ -367,5 +423,6 @@ def without_source(command: Any) -> str:
 if __name__ == "__main__":
     if sys.argv[1:] == ["record"]:
         record()
+        record_sagas()
     else:
         print("\n".join(replay()))

@@ -165,6 +165,7 @@ async def test_a_step_awaited_in_a_steps_body_is_refused() -> None:
         run_id: str = "run-1"
         step: str = "outer"
         attempt: int = 1
+        maybe: bool = False
         epoch: int = 1
         deadline: datetime | None = None
         idempotency_key: str = "run-1/outer/0:1"

@@ -26,7 +26,7 @@ def test_a_golden_journal_verifies_and_replays_to_its_end(name: str) -> None:
     [ending] = [event for event in entries[-1].decoded() if isinstance(event, ENDINGS)]
     assert type(ending) is type(execution.program.ending)
     assert getattr(ending, "result", None) == getattr(execution.program.ending, "result", None)
-    assert not execution.program.operations
+    assert not execution.program.operations or isinstance(ending, RunDied)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,10 +38,10 @@ def test_every_prefix_of_a_golden_journal_replays(name: str) -> None:
 
 
 def test_the_golden_journals_hold_every_kind_of_event_there_is() -> None:
-    """A new kind needs a golden journal; of a run that was given up there is nothing to replay."""
+    """A new kind needs a golden journal; of a run that a person gave up there is nothing to replay."""
     kinds = {type(event) for name in NAMES for entry in read(name)[1] for event in entry.decoded()}
 
-    assert set(Event.__args__) - {RunDied, RunDiscarded} == kinds
+    assert set(Event.__args__) - {RunDiscarded} == kinds
     assert {*Input.__args__, *CommandEvent.__args__, *Ending.__args__} <= kinds
 
 

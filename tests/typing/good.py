@@ -191,3 +191,23 @@ def killed() -> None:
     assert_type(crash_everywhere(lambda folder: checkout(Order(str(folder), 1)), effects=os.listdir), CrashReport)
     crash_everywhere(talking(), drive=outside_world, kill="process", depth=2, samples=10, seed=1)
     crash_everywhere(lambda _: talking(), drive=outside_world, only="before 5")
+
+
+@es.step
+def refund(receipt: str, cents: int = 0) -> None: ...
+
+
+@es.workflow
+async def undone(order: Order) -> tuple[str, bytes]:
+    async with es.saga() as saga:
+        assert_type(saga, es.Saga)
+        receipt = await saga.do(charge(order.order_id, order.cents), undo=refund)
+        assert_type(receipt, str)
+        assert_type(await saga.do(charge(order.order_id, 1), undo=lambda paid: refund(paid, cents=1)), str)
+        assert_type(await saga.do(charge(order.order_id, 1), undo=refund(order.order_id)), str)
+        assert_type(await saga.do(audit(order), undo=lambda counts: refund(str(counts["total"]))), dict[str, int])
+        saga.undo(refund(order.order_id))
+        both = await asyncio.gather(saga.do(charge("1", 1), undo=refund), saga.do(ship("1", receipt), undo=refund("1")))
+        assert_type(both, tuple[str, bytes])
+    assert_type(es.current().maybe, bool)
+    return both

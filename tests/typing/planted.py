@@ -173,3 +173,24 @@ crash_everywhere(checkout("42"), kill="hard")  # error
 crash_everywhere(checkout("42"), drive=telling)  # error
 crash_everywhere(checkout("42"), effects=len)  # error
 crash_everywhere(checkout("42"), workflows=[charge])  # error
+
+
+# --- undoing ---
+
+
+@es.step
+def refund(receipt: str) -> None: ...
+
+
+@es.workflow
+async def undoing() -> None:
+    async with es.saga() as saga:
+        cents: int = await saga.do(charge("42", 1), undo=refund)  # error
+        await saga.do(charge("42", 1))  # error
+        await saga.do(charge, undo=refund)  # error
+        await saga.do(charge("42", 1), undo=lambda receipt: receipt)  # error
+        await saga.do(charge("42", 1), undo=lambda: refund("42"))  # error
+        await saga.do(charge("42", 1), undo=None)  # error
+        saga.undo(refund)  # error
+        saga.undo("42")  # error
+        print(cents)

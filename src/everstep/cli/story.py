@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import TypeAlias, assert_never
 
+import msgspec
 from msgspec import Struct
 
+from everstep.core.undone import Undone
 from everstep.events import (
     CancelRequested,
     ChildCancelled,
@@ -19,6 +21,8 @@ from everstep.events import (
     ChildRefused,
     ChildStarted,
     ChildSucceeded,
+    CompensationBegan,
+    CompensationEnded,
     DeadlinePassed,
     Event,
     NoteRecorded,
@@ -48,6 +52,7 @@ from everstep.events import (
     StepOutcomeUnknown,
     StepOverridden,
     StepScheduled,
+    StopRequested,
     TimerCancelled,
     TimerFired,
     TimerStarted,
@@ -93,6 +98,9 @@ class Operation(Struct, kw_only=True):
         attempt: Which attempt brought the outcome.
         error: Why it failed.
         is_reused: It had been done before the run was retried, or in the run that this one forks.
+        undoes: Of a compensation: key of the step that it undoes; empty for one registered by hand.
+        maybe: Nobody knew whether that step had had its effect.
+        is_undone: A compensation has undone it.
     """
 
     key: str
@@ -107,6 +115,9 @@ class Operation(Struct, kw_only=True):
     attempt: int = 1
     error: ErrorRecord | None = None
     is_reused: bool = False
+    undoes: str | None = None
+    maybe: bool = False
+    is_undone: bool = False
 
 
 class Takeover(Struct, frozen=True):
@@ -128,6 +139,7 @@ class Story(Struct, kw_only=True):
         error: Why it failed, paused or died, as far as the events go.
         ended_at: When it came to rest.
         event_count: How many events there are.
+        undone: What sagas have undone, and have left to undo.
     """
 
     created: RunCreated | None = None
@@ -137,6 +149,7 @@ class Story(Struct, kw_only=True):
     error: ErrorRecord | None = None
     ended_at: Micros | None = None
     event_count: int = 0
+    undone: Undone = msgspec.field(default_factory=Undone)
 
     def still_open(self) -> list[Operation]:
         """What is asked for and not finished."""
@@ -171,6 +184,7 @@ class _Teller:
     def apply(self, event: Event, at: Micros) -> None:
         story = self.story
         story.event_count += 1
+        story.undone.apply(event)
         match event:
             case RunCreated():
                 story.created = event
@@ -178,10 +192,10 @@ class _Teller:
                 self._taken(Takeover(at, worker))
             case RunResumed(worker=worker, previous=previous):
                 self._taken(Takeover(at, worker, previous or "another worker"))
-            case StepScheduled(key=key, step=name, source=source):
-                self._asked(Operation(key=key, what=What.STEP, name=name, asked_at=at, source=source))
-            case ChildStarted(key=key, workflow=name, run_id=child_id, source=source):
-                self._asked(Operation(key=key, what=What.CHILD, name=name, asked_at=at, child_id=child_id, source=source))
+            case StepScheduled(key=key, step=name):
+                self._asked_for(event, Operation(key=key, what=What.STEP, name=name, asked_at=at))
+            case ChildStarted(key=key, workflow=name, run_id=child_id):
+                self._asked_for(event, Operation(key=key, what=What.CHILD, name=name, asked_at=at, child_id=child_id))
             case TimerStarted(key=key, due_at=due_at, source=source):
                 self._asked(Operation(key=key, what=What.TIMER, asked_at=at, due_at=due_at, source=source))
             case StepOverridden(key=key):
@@ -207,6 +221,8 @@ class _Teller:
                 self._received[name] = self._received.get(name, 0) + 1
                 self._unread[name] = self._unread.get(name, 0) + 1
                 self._match_signal(name, at, self._unread[name])
+            case StopRequested() | CompensationBegan() | CompensationEnded():
+                pass  # Told by what becomes of the operations.
             case StatePublished() | NoteRecorded() | PatchApplied():
                 pass  # Said by ``state`` and by the history.
             case CancelRequested() | DeadlinePassed():
@@ -217,8 +233,8 @@ class _Teller:
                 story.ended_at, story.error = at, error
             case RunCancelled(reason=reason):
                 story.ended_at, story.error = at, ErrorRecord("everstep.errors.RunCancelled", reason)
-            case RunDied(reason=reason):
-                story.ended_at, story.error = at, ErrorRecord("everstep.errors.RunDead", reason)
+            case RunDied(reason=reason, error=error):
+                story.ended_at, story.error = at, ErrorRecord("everstep.errors.RunDead", reason, cause=error)
             case RunDiscarded(reason=reason):
                 story.ended_at, story.error = at, ErrorRecord("everstep.errors.RunCancelled", reason)
             case RunPaused(reason=reason):
@@ -256,6 +272,10 @@ class _Teller:
             self._unread[name] = unread - 1
             self._settled(waits[0].key, at, How.DONE)
 
+    def _asked_for(self, event: StepScheduled | ChildStarted, operation: Operation) -> None:
+        operation.source, operation.undoes, operation.maybe = event.source, event.undoes, event.maybe
+        self._asked(operation)
+
     def _asked(self, operation: Operation) -> None:
         self.story.operations.append(operation)
         self._by_key[operation.key] = operation
@@ -265,3 +285,5 @@ class _Teller:
         if operation is None or operation.how is not How.OPEN:
             return  # A late outcome of something cancelled changes nothing.
         operation.how, operation.ended_at, operation.attempt, operation.error = how, at, attempt, error
+        if how is How.DONE and operation.undoes in self._by_key:
+            self._by_key[operation.undoes].is_undone = True

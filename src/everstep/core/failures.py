@@ -28,6 +28,7 @@ def failure_of(run_id: str, workflow: Workflow[..., Any], operation: Operation, 
                 f"step {name} of run {run_id} was begun by a worker that died, so its outcome is unknown. It was not "
                 "executed again, because it is at_most_once. Find out what happened, then go on or undo it.",
                 step=name,
+                maybe=True,
             )
         case ChildFailed(status=status, error=record):
             return _child_failure(workflow, operation, status, record)
@@ -43,6 +44,7 @@ def _step_failure(run_id: str, operation: Operation, event: StepFailed) -> Excep
         f"step {name} of run {run_id} failed after {attempt} {tries}: {record.type}: {record.message}",
         step=name,
         attempt=attempt,
+        maybe=event.maybe or event.timed_out,
     )
     error.__cause__ = rebuild_error(record, declared_errors(operation.definition))
     return error

@@ -71,6 +71,21 @@ class ReplayFuture(asyncio.Future[T]):
         return self._hash
 
 
+class HeldFuture(ReplayFuture[T]):
+    """Whoever awaits it is not cancelled meanwhile: the cancel stays owed, as if the result were there already.
+
+    For what must not be cut off in the middle: the undoing of a saga.
+    """
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Called by a task that was told to stop before it came here: the cancel becomes a debt like any other."""
+        task = self._loop.running_task()
+        if task is None:
+            return False
+        self._loop.owe_cancel(Debt(task, task.cancelling(), msg))
+        return True
+
+
 class _EvictedFuture(ReplayFuture[Any]):
     """What a loop that is being evicted hands out: awaiting it unwinds the coroutine."""
 
@@ -137,7 +152,10 @@ _GATHER: type = vars(tasks)["_GatheringFuture"]  # what gather() returns; typesh
 
 
 def _is_answered(waiter: Any) -> bool:
-    """Whether whoever awaits this will get a result in the current drain, be it through tasks and ``gather``."""
+    """Whether whoever awaits this gets a result that a cancel must not forestall: as a rule in the current drain, be it through
+    tasks and ``gather``."""
+    if isinstance(waiter, HeldFuture):
+        return True
     is_gather = isinstance(waiter, _GATHER)
     if not (is_gather or getattr(waiter, "carries_result", False)):
         return False
@@ -307,7 +325,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     def next_key(self) -> str:
         """The key of the command that is being issued: path of the current task and ordinal in it."""
-        task = self._current_task()
+        task = self.running_task()
         if task is None:
             self._callback_commands += 1
             return f"{self._callback_path}:{self._callback_commands}"
@@ -315,14 +333,19 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         return f"{task.path}:{task.command_count}"
 
     def _next_path(self) -> str:
-        task = self._current_task()
+        task = self.running_task()
         if task is None:
             self._callback_tasks += 1
             return f"{self._callback_path}.{self._callback_tasks}"
         task.task_count += 1
         return f"{task.path}.{task.task_count}"
 
-    def _current_task(self) -> ReplayTask[Any] | None:
+    def running_task(self) -> ReplayTask[Any] | None:
+        """The task whose code is running; None in a callback.
+
+        Raises:
+            UsageError: It was made in a way that gives it no place in the journal.
+        """
         task = tasks.current_task(self)
         if task is None or isinstance(task, ReplayTask):
             return task

@@ -18,12 +18,15 @@ from everstep.events import (
     ChildCancelled,
     ChildStarted,
     CommandEvent,
+    CompensationBegan,
+    CompensationEnded,
     Ending,
     NoteRecorded,
     PatchApplied,
     ResultReused,
     RunCancelled,
     RunContinued,
+    RunDied,
     RunFailed,
     RunSucceeded,
     SignalAwaited,
@@ -31,6 +34,7 @@ from everstep.events import (
     StatePublished,
     StepCancelled,
     StepScheduled,
+    StopRequested,
     TimerCancelled,
     TimerStarted,
 )
@@ -39,12 +43,16 @@ _SHOWN_CHARS = 120
 
 
 def slot_of(event: CommandEvent) -> str:
-    """What the command is expected under: starting something and cancelling it are two commands of one key."""
+    """What the command is expected under: starting something and ending it are two commands of one key."""
     match event:
         case StepCancelled() | TimerCancelled() | ChildCancelled() | SignalWaitCancelled():
             return f"cancel {event.key}"
         case PatchApplied():
             return f"patch {event.id}"
+        case StopRequested():
+            return f"stop {event.key}"
+        case CompensationEnded():
+            return f"end {event.key}"
         case _:
             return event.key
 
@@ -108,6 +116,12 @@ def show_command(event: CommandEvent | Ending | None) -> str:
             return f"patch {event.id}"
         case StepCancelled() | TimerCancelled() | ChildCancelled() | SignalWaitCancelled():
             return f"cancellation of {event.key}"
+        case StopRequested():
+            return f"request to stop {event.key}"
+        case CompensationBegan(plan=plan):
+            return f"undoing of {len(plan)} steps of a saga"
+        case CompensationEnded():
+            return "the end of the undoing of a saga"
         case RunSucceeded():
             return "the end of the run, with a result"
         case RunFailed(error=error):
@@ -116,6 +130,8 @@ def show_command(event: CommandEvent | Ending | None) -> str:
             return "the end of the run, cancelled"
         case RunContinued():
             return "the end of this segment, continued as new"
+        case RunDied():
+            return "the end of the run, given up while undoing"
 
 
 def diverged(

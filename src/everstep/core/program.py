@@ -34,6 +34,7 @@ from everstep.core.patches import Patches
 from everstep.core.place import user_line
 from everstep.core.reuse import Ledger, Start
 from everstep.core.states import States
+from everstep.core.undoing import Undoing
 from everstep.core.waits import Operation, SignalWait, Timer
 from everstep.definitions import Call, Step, Workflow
 from everstep.errors import ContinuedAsNew, NondeterminismError, UsageError
@@ -73,6 +74,7 @@ from everstep.events import (
     StepOutcomeUnknown,
     StepOverridden,
     StepScheduled,
+    StopRequested,
     TimerCancelled,
     TimerFired,
     TimerStarted,
@@ -104,6 +106,7 @@ class Program:
         recoveries: How often the run had been taken over when the current activation was made; operations remember theirs.
         step: Name of the step or child last asked for.
         cursor: How many steps and children have been asked for.
+        undoing: What its sagas are at.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class Program:
         self.recoveries = 0
         self.step = ""
         self.cursor = 0 if self.start is None else self.start.cursor
+        self.undoing = Undoing(self, self._record, self._is_shut)
         self._expected: dict[str, CommandEvent] | None = None
         # By identity: two handles with the same time and callback are equal to asyncio.
         self._timer_keys: dict[int, str] = {}
@@ -193,8 +197,15 @@ class Program:
         if not self._was_told_to_stop and self.cancel_requested is not None and not self._main_task.done():
             self._stop()
             self._drain()
-        if self._main is not None and self._main.done() and self.ending is None and self.divergence is None:
-            self.ending = self._conclude(self._main)
+        if self._main is not None and self._main.done():
+            self._end(self._main)
+
+    def _end(self, main: asyncio.Task[Any]) -> None:
+        """The workflow function has returned: that is the end of the run, once no saga is open any more."""
+        while self.ending is None and self.divergence is None and self.undoing.stop_stray():
+            self._drain()
+        if self.ending is None and self.divergence is None and not self.undoing.has_open:
+            self.ending = self._conclude(main)
 
     def _drain(self) -> None:
         assert self.start is not None, "a journal begins with RunCreated"
@@ -251,6 +262,7 @@ class Program:
             python=start.python,
             cursor=self.cursor,
             deadline_at=start.deadline_at,
+            maybe=start.maybe,
         )
 
     def left_over(self) -> list[Input]:
@@ -311,17 +323,24 @@ class Program:
 
     # --- commands: called by user code, through the loop ------------------------------------------------------------------
 
-    def issue(self, call: Call[Any]) -> Operation:
-        """Ask for a step or a child run. Called at the await, so errors point there."""
+    def issue(self, call: Call[Any], *, undoes: str | None = None, maybe: bool = False) -> Operation:
+        """Ask for a step or a child run. Called at the await, so errors point there.
+
+        Args:
+            call: Of the step or the child's workflow.
+            undoes: It is a compensation: of the step with this key, or (empty) of what the user says.
+            maybe: Nobody knows whether that step had an effect.
+        """
         if self._is_shut():
             return Operation(self, _NEVER, call)
         key = self.loop.next_key()
         definition, args = call.definition, call.encoded()
         digest = blake2b(args, key=self._salt, digest_size=8).hexdigest()
         if isinstance(definition, Step):
-            event: Any = StepScheduled(key, definition.name, Raw(args), digest, call.source)
+            event: Any = StepScheduled(key, definition.name, Raw(args), digest, call.source, undoes=undoes, maybe=maybe)
         else:
-            event = ChildStarted(key, child_run_id(self.run_id, key), definition.name, Raw(args), digest, call.source)
+            child_id = child_run_id(self.run_id, key)
+            event = ChildStarted(key, child_id, definition.name, Raw(args), digest, call.source, undoes=undoes, maybe=maybe)
             self.children[key] = definition
         self.step = definition.name
         self.cursor += 1
@@ -367,6 +386,11 @@ class Program:
             return
         self.operations.pop(event.key, None)
         self._record(StepCancelled(event.key) if isinstance(event, StepScheduled) else ChildCancelled(event.key))
+
+    def request_stop(self, request: StopRequested) -> None:
+        """A saga wants an operation to come to an end, and goes on waiting for it."""
+        if not self.loop.is_closing:
+            self._record(request)
 
     def next_signal(self, name: str) -> asyncio.Future[bytes]:
         """Take the next signal of that name, or wait for it."""
@@ -506,6 +530,11 @@ class Program:
     def has_begun(self) -> bool:
         """Whether the workflow function has been called."""
         return self._main is not None
+
+    @property
+    def maybe(self) -> bool:
+        """The run undoes something that may not have happened."""
+        return self.start is not None and self.start.maybe
 
     @property
     def python(self) -> str:

@@ -57,6 +57,7 @@ class Start(Struct, frozen=True, kw_only=True, gc=False):
         segment: How often the code was continued as new before; the path of its main task.
         cursor: How many steps had been asked for before.
         deadline_at: The run's time limit.
+        maybe: See RunCreated.
     """
 
     args: Raw
@@ -66,6 +67,7 @@ class Start(Struct, frozen=True, kw_only=True, gc=False):
     segment: int = 0
     cursor: int = 0
     deadline_at: Micros | None = None
+    maybe: bool = False
 
     @classmethod
     def of(cls, event: RunCreated | RunContinued, at: Micros) -> Start:
@@ -78,6 +80,7 @@ class Start(Struct, frozen=True, kw_only=True, gc=False):
             segment=event.segment,
             cursor=event.cursor if isinstance(event, RunContinued) else 0,
             deadline_at=event.deadline_at,
+            maybe=event.maybe,
         )
 
 

@@ -16,6 +16,7 @@ from msgspec import Raw, Struct
 
 from everstep.core.deltas import BadDelta, Chain
 from everstep.core.reuse import Ledger
+from everstep.core.undone import Undone
 from everstep.errors import CorruptJournal, UsageError
 from everstep.events import (
     CancelRequested,
@@ -24,6 +25,8 @@ from everstep.events import (
     ChildRefused,
     ChildStarted,
     ChildSucceeded,
+    CompensationBegan,
+    CompensationEnded,
     DeadlinePassed,
     Event,
     NoteRecorded,
@@ -53,12 +56,13 @@ from everstep.events import (
     StepOutcomeUnknown,
     StepOverridden,
     StepScheduled,
+    StopRequested,
     TimerCancelled,
     TimerFired,
     TimerStarted,
 )
 from everstep.journal import Entry, decode_verified, verify_chain
-from everstep.records import ErrorRecord, Micros, RunRecord, Status
+from everstep.records import ErrorRecord, Micros, RunRecord, Status, UndoRecord
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -98,6 +102,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
         checkpoints: Every finished step so far, in order.
         error: Why it failed, was paused or given up, if it was.
         hash: Hash of the entry.
+        undone: What sagas have undone, in the order in which they did.
+        undo_left: What they have still to undo, in the order in which they will. Of a dead run: what a person has to see to.
     """
 
     run_id: str
@@ -110,6 +116,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     checkpoints: tuple[Checkpoint, ...]
     error: ErrorRecord | None
     hash: str
+    undone: tuple[UndoRecord, ...] = ()
+    undo_left: tuple[UndoRecord, ...] = ()
 
 
 def instant(micros: Micros) -> datetime:
@@ -151,6 +159,8 @@ def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None, *
         checkpoints=tuple(state.checkpoints),
         error=state.error,
         hash=last.hash.hex(),
+        undone=tuple(state.undone.done),
+        undo_left=tuple(state.undone.left),
     )
 
 
@@ -166,6 +176,7 @@ class _Fold:
         self._run_id = run_id
         self._version = 0
         self._states: dict[str, Chain] = {}
+        self.undone = Undone()
         self._open: dict[str, str] = {}
         self._seen: dict[str, int] = {}
         self._digests: dict[str, str] = {}
@@ -191,11 +202,14 @@ class _Fold:
     def apply(self, event: Event, entry: Entry) -> None:
         """Apply one event."""
         self._version = entry.version
+        self.undone.apply(event)
         match event:
             case RunCreated(args=args):
                 self.payload["arguments"] = msgspec.json.decode(args)
             case RunClaimed() | RunResumed():
-                self.status, self.error = Status.RUNNING, None
+                self.status, self.error = self._while_driven(), None
+            case CompensationBegan() | CompensationEnded():
+                self.status = self._while_driven()
             case StepScheduled(key=key, step=name, digest=digest) | ChildStarted(key=key, workflow=name, digest=digest):
                 self.cursor += 1
                 self._open[key] = name
@@ -224,8 +238,8 @@ class _Fold:
                 self.status, self.error = Status.CANCELLED, ErrorRecord("everstep.errors.RunCancelled", reason)
             case RunPaused(reason=reason):
                 self.status, self.error = Status.PAUSED, ErrorRecord("everstep.errors.RunPaused", reason)
-            case RunDied(reason=reason):
-                self.status, self.error = Status.DEAD, ErrorRecord("everstep.errors.RunDead", reason)
+            case RunDied(reason=reason, error=error):
+                self.status, self.error = Status.DEAD, ErrorRecord("everstep.errors.RunDead", reason, cause=error)
             case StatePublished(name=name, value=value, is_delta=is_delta):
                 self._states.setdefault(name, Chain()).read(bytes(value), is_delta=is_delta)
             case RunDiscarded(reason=reason):
@@ -244,12 +258,15 @@ class _Fold:
                 self._known.clear()
             case TimerStarted() | TimerCancelled() | TimerFired() | CancelRequested() | DeadlinePassed() | NoteRecorded():
                 pass  # These change what the run waits for (or say why), not what it has.
-            case SignalReceived() | SignalAwaited() | SignalWaitCancelled() | PauseRequested():
+            case SignalReceived() | SignalAwaited() | SignalWaitCancelled() | PauseRequested() | StopRequested():
                 pass  # These change what the run waits for, not what it has.
             case PatchApplied():
                 pass  # It says which branch the code takes; what came of that says itself.
             case _:
                 assert_never(event)
+
+    def _while_driven(self) -> Status:
+        return Status.COMPENSATING if self.undone.is_compensating else Status.RUNNING
 
     def _finish(self, key: str, result: Any, entry: Entry) -> None:
         name = self._open.pop(key, None)

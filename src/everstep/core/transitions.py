@@ -20,6 +20,7 @@ class Happened(StrEnum):
     HANDED_BACK = "handed back"
     PAUSED = "paused"
     COMPENSATION_BEGAN = "compensation began"
+    COMPENSATION_ENDED = "compensation ended"
     SUCCEEDED = "succeeded"
     CANCELLED = "cancelled"
     FAILED = "failed"
@@ -47,7 +48,13 @@ _ROWS: Mapping[Status, Mapping[Happened, Status]] = {
     },
     _S.WAITING: {_H.CLAIMED: _S.RUNNING, _H.PAUSED: _S.PAUSED, _H.DIED: _S.DEAD},
     _S.PAUSED: {_H.CLAIMED: _S.RUNNING, _H.HANDED_BACK: _S.QUEUED, _H.DISCARDED: _S.CANCELLED},
-    _S.COMPENSATING: {**_ACTIVE, _H.CLAIMED: _S.COMPENSATING, _H.PARKED: _S.COMPENSATING, _H.HANDED_BACK: _S.COMPENSATING},
+    _S.COMPENSATING: {
+        **_ACTIVE,
+        _H.CLAIMED: _S.COMPENSATING,
+        _H.PARKED: _S.COMPENSATING,
+        _H.HANDED_BACK: _S.COMPENSATING,
+        _H.COMPENSATION_ENDED: _S.RUNNING,
+    },
     _S.SUCCEEDED: {},
     _S.CANCELLED: {},
     _S.FAILED: {_H.REOPENED: _S.QUEUED, _H.DISCARDED: _S.CANCELLED},
@@ -68,6 +75,13 @@ def next_status(status: Status, happened: Happened) -> Status:
         return NEXT_STATUS[status, happened]
     except KeyError:
         raise ValueError(f"a run that is {status} cannot be {happened}") from None
+
+
+def while_driven(status: Status, *, is_compensating: bool) -> Status:
+    """The status of a run that is being driven, after code that undoes steps now, or does not."""
+    if is_compensating is (status is Status.COMPENSATING):
+        return status
+    return next_status(status, Happened.COMPENSATION_BEGAN if is_compensating else Happened.COMPENSATION_ENDED)
 
 
 def mermaid() -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from everstep.core.loop import ReplayFuture
 from everstep.definitions import Call
-from everstep.events import ChildStarted, SignalAwaited, StepScheduled, TimerStarted
+from everstep.events import ChildStarted, SignalAwaited, StepScheduled, StopRequested, TimerStarted
 
 if TYPE_CHECKING:
     from everstep.core.program import Program
@@ -28,6 +28,18 @@ class Operation(ReplayFuture[Any]):
         self.event = event
         self.definition = call.definition
         self.recoveries = program.recoveries
+        self.stopping: StopRequested | None = None
+
+    @property
+    def key(self) -> str:
+        """Its command."""
+        return self.event.key
+
+    def stop(self, *, cut_off: bool) -> None:
+        """Ask that it come to an end, and go on waiting for its outcome. See ``StopRequested``. Safe to repeat."""
+        if not (self.done() or self.stopping):
+            self.stopping = StopRequested(self.key, cut_off)
+            self._program.request_stop(self.stopping)
 
     def cancel(self, msg: Any = None) -> bool:
         """Cancel and record the intent. What the body still does is no longer waited for."""

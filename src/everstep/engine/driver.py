@@ -27,7 +27,7 @@ from everstep.core.attempts import plan_attempt
 from everstep.core.execution import Activation, Closed, Execution
 from everstep.core.program import Program
 from everstep.core.reuse import Ledger
-from everstep.core.transitions import Happened, next_status
+from everstep.core.transitions import Happened, next_status, while_driven
 from everstep.core.waits import Operation
 from everstep.definitions import Workflow
 from everstep.engine.alarms import Alarm
@@ -41,6 +41,8 @@ from everstep.events import (
     ChildCancelled,
     ChildStarted,
     CommandEvent,
+    CompensationBegan,
+    CompensationEnded,
     DeadlinePassed,
     Event,
     Input,
@@ -49,6 +51,7 @@ from everstep.events import (
     PauseRequested,
     ResultReused,
     RunCancelled,
+    RunDied,
     RunFailed,
     RunPaused,
     RunSucceeded,
@@ -61,6 +64,7 @@ from everstep.events import (
     StepOutcomeUnknown,
     StepOverridden,
     StepScheduled,
+    StopRequested,
     TimerCancelled,
     TimerFired,
     TimerStarted,
@@ -76,7 +80,12 @@ TOO_EARLY_SECONDS = 0.05
 STEP_OUTCOMES = (StepCompleted, StepFailed, StepOutcomeUnknown)
 """Inputs that exist nowhere but in memory until an entry has them: messages stay in the inbox, alarms ring again."""
 
-_HAPPENED = {RunSucceeded: Happened.SUCCEEDED, RunFailed: Happened.FAILED, RunCancelled: Happened.CANCELLED}
+_HAPPENED = {
+    RunSucceeded: Happened.SUCCEEDED,
+    RunFailed: Happened.FAILED,
+    RunCancelled: Happened.CANCELLED,
+    RunDied: Happened.DIED,
+}
 
 
 class DriverHost(Protocol):
@@ -264,7 +273,7 @@ class Driver:
             self.abandon()
             return
         rows = tuple(step.record(to_resume=True) for step in self._steps.values())
-        self._release(Status.QUEUED, AT_ONCE, rows)
+        self._release(Happened.HANDED_BACK, AT_ONCE, rows)
 
     def dirty_rows(self) -> list[AttemptRecord]:
         """Heartbeat details that are not written yet; they count as written from here on."""
@@ -341,7 +350,7 @@ class Driver:
                 self.abandon()
             case Behind() if append.release and not append.status.is_at_rest:
                 # Only the parking is refused: the same entry lands without it.
-                self._submit(activation, msgspec.structs.replace(append, release=False, status=Status.RUNNING, wake_at=None))
+                self._submit(activation, msgspec.structs.replace(append, release=False, status=self._standing(), wake_at=None))
             case Behind():
                 # It wanted to end with messages unread. The entry is gone; the journal and what arrived since decide anew.
                 self._start_over()
@@ -360,6 +369,7 @@ class Driver:
         facts = self.facts
         facts.version, facts.hash, facts.at, facts.create = entry.version, entry.hash, entry.at, None
         facts.step, facts.cursor = append.step, append.cursor
+        facts.status = self._standing()
         self._landed_consumed, self._applied = append.consumed, ()
         self._kept.difference_update(append.settled)
         self._host.progressed(self)
@@ -375,7 +385,9 @@ class Driver:
             for key in self._overridden:
                 self._stop_step(key)
             self._overridden.clear()
+            self._in_flight = True  # What is known at once (a step that is told to stop before it begins) waits for the others.
             self._obey(activation.commands)
+            self._in_flight = False
             self._go(even_without_inputs=bool(activation.closed) and self._execution.must_activate)
             self._leave_if_asked()
 
@@ -390,6 +402,10 @@ class Driver:
                         self._start_step(operation, None)
                 case StepCancelled(key=key):
                     self._stop_step(key)
+                case StopRequested(key=key):
+                    step = self._steps.get(key)
+                    if step is not None:
+                        step.wind_up(command)
                 case TimerStarted():
                     if command.key in self._program.timers:
                         self._arm(command)
@@ -399,6 +415,8 @@ class Driver:
                         alarm.cancel()
                 case ChildStarted() | ChildCancelled():
                     pass  # The child, or the message to it, was part of the entry.
+                case CompensationBegan() | CompensationEnded():
+                    pass  # The status of the run was part of the entry.
                 case SignalAwaited() | SignalWaitCancelled() | StatePublished() | NoteRecorded() | PatchApplied():
                     pass  # These are done by being recorded.
                 case ResultReused():
@@ -459,7 +477,7 @@ class Driver:
         self._kept.add(record.key)
         wake_at = None if self._in_flight or self._inputs else self._wake_at_if_parked()
         if wake_at is not None:
-            self._release(Status.WAITING, wake_at, (record,))
+            self._release(Happened.PARKED, wake_at, (record,))
         else:
             self._host.committer.submit(self._keep((record,)), self._kept_rows)
 
@@ -481,11 +499,11 @@ class Driver:
         if not (self._is_over or self._in_flight or self._inputs):
             wake_at = self._wake_at_if_parked()
             if wake_at is not None:
-                self._release(Status.WAITING, wake_at, ())
+                self._release(Happened.PARKED, wake_at, ())
 
-    def _release(self, status: Status, wake_at: Micros, rows: tuple[AttemptRecord, ...]) -> None:
+    def _release(self, why: Happened, wake_at: Micros, rows: tuple[AttemptRecord, ...]) -> None:
         self._in_flight = True
-        keep = self._keep(rows, release=True, status=status, wake_at=due(wake_at))
+        keep = self._keep(rows, release=True, status=next_status(self._standing(), why), wake_at=due(wake_at))
         self._host.committer.submit(keep, lambda outcome: self._released(keep, outcome))
 
     def _released(self, keep: Keep, outcome: Outcome) -> None:
@@ -510,7 +528,7 @@ class Driver:
         children: tuple[NewRun, ...] = ()
         posts: tuple[Post, ...] = ()
         for asked in (*activation.closed, Closed(program, commands)):
-            if any(isinstance(command, ChildStarted | ChildCancelled) for command in asked.commands):
+            if any(isinstance(command, ChildStarted | ChildCancelled | StopRequested) for command in asked.commands):
                 born, told = self._to_family(asked)
                 children, posts = (*children, *born), (*posts, *told)
         return Append(
@@ -539,12 +557,17 @@ class Driver:
 
     def _after(self, activation: Activation) -> tuple[Status, bool, Micros | None]:
         """Status after the entry, whether the run leaves with it, and when it is then due."""
+        status = self._standing()
         if activation.ending is not None:
-            return next_status(Status.RUNNING, _HAPPENED[type(activation.ending)]), True, None
+            return next_status(status, _HAPPENED[type(activation.ending)]), True, None
         park_at = None if self._inputs else self._wake_at_if_parked()
         if park_at is None:
-            return Status.RUNNING, False, None
-        return next_status(Status.RUNNING, Happened.PARKED), True, due(park_at)
+            return status, False, None
+        return next_status(status, Happened.PARKED), True, due(park_at)
+
+    def _standing(self) -> Status:
+        """The status of the run as its code stands now."""
+        return while_driven(self.facts.status, is_compensating=self._program.undoing.is_compensating)
 
     def _keep(
         self,
@@ -604,7 +627,8 @@ class Driver:
 
     def _start_over(self) -> None:
         """Drop this memory, and let the run be claimed and replayed anew, by anybody."""
-        self._stop_with([], Status.QUEUED, "", lambda append, _: self._leave(None, append.wake_at))
+        status = next_status(self.facts.status, Happened.HANDED_BACK)
+        self._stop_with([], status, "", lambda append, _: self._leave(None, append.wake_at))
 
     def _stop_with(
         self, verdict: list[Event], status: Status, refused_by: str, done: Callable[[Append, Outcome], None]

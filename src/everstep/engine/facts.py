@@ -20,6 +20,7 @@ class Facts:
         epoch: The fencing token under which it was claimed: not what a replay that was broken off has seen last.
         version: Of the newest entry that is known to have landed.
         hash: Of that entry.
+        status: As of that entry: running, or compensating.
         at: Of that entry.
         step: Name of the step that was asked for last, as of that entry.
         cursor: How many were.
@@ -39,12 +40,22 @@ class Facts:
     consumed: int = 0
     deadline_at: Micros | None = None
     create: NewRun | None = field(default=None, repr=False)
+    status: Status = Status.RUNNING
 
     @classmethod
     def of(cls, run: RunRecord) -> Facts:
         """The facts of a run that was claimed; its time limit is read from the journal once that has been verified."""
         return cls(
-            run.run_key, run.run_id, run.epoch, run.version, run.hash, run.updated_at, run.step, run.cursor, run.inbox_done
+            run.run_key,
+            run.run_id,
+            run.epoch,
+            run.version,
+            run.hash,
+            run.updated_at,
+            run.step,
+            run.cursor,
+            run.inbox_done,
+            status=run.status,
         )
 
 

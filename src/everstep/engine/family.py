@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from everstep.client import new_run
 from everstep.core.program import Program
 from everstep.definitions import Workflow
-from everstep.events import CancelRequested, ChildCancelled, ChildStarted, CommandEvent, RunCreated, encode_event
+from everstep.events import CancelRequested, ChildCancelled, ChildStarted, CommandEvent, RunCreated, StopRequested, encode_event
 from everstep.ids import child_run_id
 from everstep.records import Message, Micros, RunKey
 from everstep.stores.base import NewRun, Post
@@ -31,8 +31,19 @@ def children_of(
 
 
 def cancels_of(program: Program, commands: Sequence[CommandEvent], run_key: RunKey) -> tuple[Post, ...]:
-    """What is told to the children that these commands give up."""
-    return tuple(_cancel(program.run_id, command.key, run_key) for command in commands if isinstance(command, ChildCancelled))
+    """What is told to the children that these commands give up, or tell to stop."""
+    keys = (_child_stopped_by(program, command) for command in commands)
+    return tuple(_cancel(program.run_id, key, run_key) for key in keys if key)
+
+
+def _child_stopped_by(program: Program, command: CommandEvent) -> str:
+    match command:
+        case ChildCancelled(key=key):
+            return key
+        case StopRequested(key=key) if key in program.operations:
+            return key if isinstance(program.operations[key].event, ChildStarted) else ""
+        case _:
+            return ""
 
 
 def _child(program: Program, command: ChildStarted, run_key: RunKey, now: Micros) -> NewRun:
@@ -47,6 +58,7 @@ def _child(program: Program, command: ChildStarted, run_key: RunKey, now: Micros
         parent_run_id=program.run_id,
         deadline_at=None if workflow.timeout is None else now + round(workflow.timeout * 1e6),
         tags=workflow.tags,
+        maybe=command.maybe,
     )
     return replace(new_run(created, workflow), parent_key=run_key, parent_command=command.key)
 

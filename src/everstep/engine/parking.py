@@ -33,7 +33,8 @@ def wake_at_if_parked(program: Program, steps: Mapping[str, Waiting], deadline_a
 
     Args:
         program: Its code, after the activation that is about to be written.
-        steps: Steps that have been started, by key. One that is only about to be started is missing, and keeps the run here.
+        steps: Steps that have been started, by key. One that is only about to be started is missing, and keeps the run here; so
+            does one that waits for its next attempt and is about to be told that there will be none.
         deadline_at: The run's own time limit.
         now: The store's clock.
     """
@@ -41,7 +42,7 @@ def wake_at_if_parked(program: Program, steps: Mapping[str, Waiting], deadline_a
     for key, operation in program.operations.items():
         if isinstance(operation.event, StepScheduled):
             step = steps.get(key)
-            if step is None or step.waits_until is None:
+            if step is None or step.waits_until is None or operation.stopping is not None:
                 return None
             dues.append(step.waits_until)
     dues += [timer.event.due_at for timer in program.timers.values()]

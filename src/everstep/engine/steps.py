@@ -32,7 +32,7 @@ from everstep.core.waits import Operation
 from everstep.definitions import Step
 from everstep.engine.alarms import Alarm
 from everstep.errors import PayloadTooLarge, StepTimeout, Unencodable
-from everstep.events import StepCompleted, StepFailed, StepOutcomeUnknown, StepScheduled
+from everstep.events import StepCompleted, StepFailed, StepOutcomeUnknown, StepScheduled, StopRequested
 from everstep.records import AttemptRecord, ErrorRecord, Micros
 from everstep.retry import next_delay
 
@@ -203,9 +203,12 @@ class StepRun:
         "_first_attempt",
         "_host",
         "_inherited",
+        "_is_entered",
         "_is_stopped",
+        "_maybe",
         "_plan",
         "_run_key",
+        "_stopping",
         "_task",
         "_tools",
         "_watcher",
@@ -225,6 +228,8 @@ class StepRun:
         self._run_key = run_key
         self._definition = operation.definition
         self._args = operation.event.args
+        self._maybe = operation.event.maybe
+        self._stopping = operation.stopping
         self._plan = plan
         self._details = plan.details
         self._execution_count = 0
@@ -238,6 +243,7 @@ class StepRun:
         self._inherited: bytes | None = None
         self._expired = ""
         self._is_stopped = False
+        self._is_entered = False
 
     @property
     def body(self) -> asyncio.Task[None] | None:
@@ -246,8 +252,12 @@ class StepRun:
 
     def start(self) -> None:
         """Begin, now or when it is due."""
-        if self._definition.at_most_once and self._plan.may_have_begun:
+        if self._stopping is not None and not self._plan.may_have_begun:
+            self._end_unexecuted()
+        elif self._plan.may_have_begun and (self._definition.at_most_once or self._is_cut_off):
             self._host.finished(StepOutcomeUnknown(self.key))
+        elif self._stopping is not None:
+            self._launch()
         elif self._plan.due_at is not None:
             self.waits_until = self._plan.due_at
             self._alarm = Alarm(self._tools.now, self._plan.due_at, self._launch)
@@ -262,6 +272,18 @@ class StepRun:
         if self._task is not None:
             self._task.cancel()
         self._disarm()
+
+    def wind_up(self, request: StopRequested) -> None:
+        """Come to an end: begin no further attempt, and report the outcome. See ``StopRequested``."""
+        self._stopping = request
+        if self.waits_until is None and self._is_entered:
+            if request.cut_off and self._definition.is_async and self._task is not None:
+                self._task.cancel()  # A thread cannot be stopped: it is waited for.
+        elif self._plan.may_have_begun and not request.cut_off:
+            self._launch_now()
+        else:
+            self.stop()
+            self._end_unexecuted()
 
     def record(self, *, to_resume: bool = False) -> AttemptRecord:
         """The row that says how far it is. ``to_resume``: it is being stopped here and may start elsewhere at once."""
@@ -315,6 +337,11 @@ class StepRun:
         return f"{self._host.run_id}/{self._definition.name}/{self.key}"
 
     @property
+    def maybe(self) -> bool:
+        """It undoes a step that may not have had its effect."""
+        return self._maybe
+
+    @property
     def last_details(self) -> bytes | None:
         """What the last heartbeat of an earlier attempt left."""
         return self._inherited
@@ -334,8 +361,24 @@ class StepRun:
 
     # --- one attempt ----------------------------------------------------------------------------------------------------------
 
+    @property
+    def _is_cut_off(self) -> bool:
+        return self._stopping is not None and self._stopping.cut_off
+
+    def _end_unexecuted(self) -> None:
+        error = ErrorRecord("asyncio.exceptions.CancelledError", "it was told to stop before its next attempt")
+        maybe = self._plan.may_have_begun
+        self._host.finished(StepFailed(self.key, error, max(1, self._plan.attempt - 1), maybe=maybe))
+
+    def _launch_now(self) -> None:
+        """Only another attempt can tell what became of the one that was lost; it is the last, and need not wait."""
+        if self._alarm is not None and self.waits_until is not None:
+            self._alarm.cancel()
+            self._launch()
+
     def _launch(self) -> None:
         self.waits_until = None
+        self._is_entered = False
         if self._plan.due_at is not None:
             self._plan = replace(self._plan, due_at=None, details=self._details)
         # A context of its own: what one body sets must not reach the next, which may be started from inside it.
@@ -343,6 +386,7 @@ class StepRun:
 
     async def _attempt(self) -> None:
         definition = self._definition
+        self._is_entered = True
         self._expired = ""
         self._inherited = self._details
         self._execution_count += 1
@@ -377,6 +421,8 @@ class StepRun:
             return
         if error is None:
             self._returned(value)
+        elif self._is_cut_off and isinstance(error, CancelledError):
+            self._host.finished(StepOutcomeUnknown(self.key))
         else:
             self._failed(error)
 
@@ -385,13 +431,13 @@ class StepRun:
             result = self._definition.result.encode(value)
         except (Unencodable, PayloadTooLarge) as error:
             # The effect has happened; trying again would only repeat it. What cannot be stored is the step's outcome.
-            self._fail_for_good(error)
+            self._fail_for_good(error, maybe=True)
         else:
             self._host.finished(StepCompleted(self.key, Raw(result), self._plan.attempt))
 
     def _failed(self, error: BaseException) -> None:
         failures = self._plan.failures + 1
-        delay = next_delay(self._definition.retry, error, failures, self._tools.random.random())
+        delay = next_delay(self._definition.retry, error, failures, self._tools.random.random()) if not self._stopping else None
         if delay is None:
             self._fail_for_good(error)
             return
@@ -407,9 +453,10 @@ class StepRun:
         self._alarm = Alarm(self._tools.now, due_at, self._launch)
         self._host.waits(self.record())
 
-    def _fail_for_good(self, error: BaseException) -> None:
+    def _fail_for_good(self, error: BaseException, *, maybe: bool = False) -> None:
         timed_out = isinstance(error, StepTimeout)
-        self._host.finished(StepFailed(self.key, describe_error(error), self._plan.attempt, timed_out))
+        maybe = maybe or timed_out or self._plan.may_have_begun
+        self._host.finished(StepFailed(self.key, describe_error(error), self._plan.attempt, timed_out, maybe))
 
     # --- limits ---------------------------------------------------------------------------------------------------------------
 

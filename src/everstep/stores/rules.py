@@ -207,8 +207,8 @@ def _outcome_for_parent(event: Event, key: str) -> Event | None:
             return ChildFailed(key, "cancelled", ErrorRecord("everstep.errors.RunCancelled", reason))
         case RunDiscarded(reason):
             return ChildFailed(key, "cancelled", ErrorRecord("everstep.errors.RunCancelled", reason))
-        case RunDied(reason):
-            return ChildFailed(key, "dead", ErrorRecord("everstep.errors.RunDead", reason))
+        case RunDied(reason=reason, error=error):
+            return ChildFailed(key, "dead", ErrorRecord("everstep.errors.RunDead", reason, cause=error))
         case _:
             return None
 
