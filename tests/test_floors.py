@@ -15,7 +15,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors events commands records retry ids journal ambient",),  # the vocabulary: values only
     ("codec", "telemetry"),
     ("definitions", "inside", "talk", "many", "patches"),
-    ("generations",),
+    ("generations pipelines",),
     ("core", "stores", "undo"),
     ("forks",),
     ("client repair", "engine"),

@@ -52,6 +52,7 @@ from everstep.generations import continue_as_new
 from everstep.inside import Current, current, heartbeat, last_heartbeat, log, now, random, sleep, sleep_until, uuid4
 from everstep.many import gather, map  # noqa: A004  # es.map: the API's word
 from everstep.patches import deprecate_patch, patched
+from everstep.pipelines import Pipeline, pipeline
 from everstep.records import RunRecord, Status, UndoRecord
 from everstep.retry import Retry
 from everstep.talk import Signal, State, condition, note, signal, state
@@ -81,6 +82,7 @@ __all__ = [
     "NondeterminismError",
     "OpenStep",
     "PayloadTooLarge",
+    "Pipeline",
     "Pointer",
     "Progress",
     "RemoteError",
@@ -128,6 +130,7 @@ __all__ = [
     "note",
     "now",
     "patched",
+    "pipeline",
     "random",
     "run",
     "saga",

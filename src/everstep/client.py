@@ -21,6 +21,7 @@ from msgspec import Raw, Struct
 from everstep import repair
 from everstep.codec import rebuild_error
 from everstep.core.diff import Change, changes
+from everstep.core.payloads import read_events
 from everstep.core.progress import Progress, progress
 from everstep.core.reuse import Ledger
 from everstep.core.snapshots import Snapshot, fold, instant
@@ -62,7 +63,7 @@ from everstep.events import (
 )
 from everstep.forks import shared_history
 from everstep.ids import check_run_id, new_run_id
-from everstep.journal import Entry, decode_verified, verify_chain
+from everstep.journal import Entry, verify_chain
 from everstep.records import ErrorRecord, Message, Micros, RunKey, RunRecord, Status, WorkerRecord
 from everstep.stores.base import Created, NewRun, RunFilter, Store
 from everstep.stores.urls import open_store
@@ -221,7 +222,10 @@ class Handle(Generic[R_co]):
         """Every entry of the journal, verified, oldest first."""
         run, entries = await self._client.load_journal(self.run_id)
         verify_chain(entries, run_key=run.run_key, run_id=run.run_id)
-        return [_readable(entry, self.run_id) for entry in entries]
+        read = zip(entries, read_events(entries, self.run_id), strict=True)
+        return [
+            HistoryEntry(entry.version, instant(entry.at), entry.epoch, entry.hash.hex(), tuple(each)) for entry, each in read
+        ]
 
     async def send(self, signal: Signal[T], value: T, *, key: str = "") -> None:
         """Send a signal. Once this returns it is consumed exactly once, or waits in the inbox for as long as the run lives.
@@ -654,11 +658,6 @@ def check_joinable(existing: RunRecord, requested: RunCreated, on_conflict: OnCo
 def _workflow_of(call: Call[Any]) -> Workflow[..., Any]:
     assert isinstance(call.definition, Workflow), "describe_start refuses calls of steps"
     return call.definition
-
-
-def _readable(entry: Entry, run_id: str) -> HistoryEntry:
-    events = tuple(decode_verified(entry, run_id))
-    return HistoryEntry(entry.version, instant(entry.at), entry.epoch, entry.hash.hex(), events)
 
 
 def _result_of(run: Ending, workflow: Workflow[..., Any] | None) -> Any:

@@ -233,9 +233,23 @@ class Step(_Base, Generic[P, R]):
     def __repr__(self) -> str:
         return f"<step {self.name}>"
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells one code of the step from another, without line numbers."""
+        return _digest_code(self.function.__code__)
+
+    @property
+    def types(self) -> tuple[dict[str, Any], Any]:
+        """The declared types of the parameters, by name, and of the result."""
+        hints = _hints(self.function)
+        returned = hints.pop("return", Any)
+        return {name: hints.get(name, Any) for name in inspect.signature(self.function).parameters}, returned
+
 
 class Workflow(_Base, Generic[P, R]):
     """The order in which steps happen. Made by ``@es.workflow``."""
+
+    is_pipeline = False
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class RunCreated(_Event, frozen=True, kw_only=True, gc=False):
     tags: dict[str, str] = {}
     segment: int = 0
     maybe: bool = False
+    is_pipeline: bool = False
 
 
 class RunClaimed(_Event, frozen=True, gc=False):
@@ -69,9 +70,12 @@ class RunResumed(_Event, frozen=True, gc=False):
 
 
 class StepCompleted(_Event, frozen=True, gc=False):
+    """``is_delta``: the result is written as what it changed of a pipeline's payload."""
+
     key: str
     result: Raw
     attempt: int = 1
+    is_delta: bool = False
 
 
 class StepFailed(_Event, frozen=True, gc=False):
@@ -182,7 +186,8 @@ class RunUnpaused(_Event, frozen=True, gc=False):
 
 
 class StepScheduled(_Event, frozen=True, gc=False):
-    """``undoes``: it is a compensation, of the step with this key (empty: registered by hand). ``maybe``: see UndoRecord."""
+    """``undoes``: it is a compensation, of the step with this key (empty: registered by hand). ``maybe``: see UndoRecord.
+    ``of_payload``: its argument is a pipeline's payload, which is not written again."""
 
     key: str
     step: str
@@ -191,6 +196,7 @@ class StepScheduled(_Event, frozen=True, gc=False):
     source: str = ""
     undoes: str | None = None
     maybe: bool = False
+    of_payload: bool = False
 
 
 class StepCancelled(_Event, frozen=True, gc=False):
@@ -316,7 +322,8 @@ class RunContinued(_Event, frozen=True, kw_only=True, gc=False):
     """The code ended in order to begin again with other arguments: everything after this event belongs to the next segment.
 
     It says all that replaying the segment needs, so that nothing before it has to be read. Inputs that follow it in the same
-    entry are carried over: they had arrived, and the code had not taken them.
+    entry are carried over: they had arrived, and the code had not taken them. ``of_result``: the arguments are the payload that
+    the last step returned, and the segment's number.
     """
 
     segment: int
@@ -327,6 +334,7 @@ class RunContinued(_Event, frozen=True, kw_only=True, gc=False):
     format: int = FORMAT
     deadline_at: Micros | None = None
     maybe: bool = False
+    of_result: bool = False
 
 
 class RunPaused(_Event, frozen=True, gc=False):

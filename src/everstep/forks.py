@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 import msgspec
 
+from everstep.core.payloads import read_events
 from everstep.core.reuse import Ledger
 from everstep.errors import CorruptJournal
 from everstep.events import Event, RunCreated, RunForked, decode_events
-from everstep.journal import Entry, decode_verified, verify_chain
+from everstep.journal import Entry, verify_chain
 from everstep.records import Micros, RunRecord
 from everstep.stores.base import Store
 
@@ -39,7 +40,7 @@ async def shared_history(store: Store, run: RunRecord) -> Ledger | None:
 
 async def ledger_up_to(store: Store, entries: Sequence[Entry], run_id: str) -> Ledger:
     """What a run had finished after these entries, with what it took over itself. They are verified by the caller."""
-    events = [decode_verified(entry, run_id) for entry in entries]
+    events = read_events(entries, run_id)
     ledger = await _adopted(store, events[0], entries[0].at) or Ledger()
     for entry, each in zip(entries, events, strict=True):
         ledger.note_all(each, entry.at)

@@ -14,6 +14,7 @@ from typing import Protocol
 from msgspec import Raw, Struct
 
 from everstep.codec import codec_for
+from everstep.core.payloads import read_events
 from everstep.core.starting import first_event
 from everstep.errors import IllegalState, UsageError
 from everstep.events import (
@@ -38,7 +39,7 @@ from everstep.events import (
     encode_events,
 )
 from everstep.ids import check_run_id, new_run_id
-from everstep.journal import Entry, decode_verified, verify_chain
+from everstep.journal import Entry, verify_chain
 from everstep.records import Message, Micros, RunRecord, Status
 from everstep.stores.base import Created, NewRun, Settlement, Store
 
@@ -259,8 +260,8 @@ def _before(run: RunRecord, entries: Sequence[Entry], step: str) -> int:
     """The version before the step was finished; the newest if it is not."""
     keys: dict[str, int] = {}
     found: int | None = None
-    for entry in entries:
-        for event in decode_verified(entry, run.run_id):
+    for entry, events in zip(entries, read_events(entries, run.run_id), strict=True):
+        for event in events:
             match event:
                 case StepScheduled(key=key, step=name) | ChildStarted(key=key, workflow=name) if step in (key, name):
                     keys[key], found = entry.version, len(entries)
@@ -277,14 +278,16 @@ def _made_in(run: RunRecord, entries: Sequence[Entry], name: str) -> tuple[str, 
     """Key of the last step (or published state) of that name, and the version that holds its result, if it has one."""
     names: dict[str, str] = {}
     found: tuple[str, int] | None = None
-    for entry in entries:
-        for event in decode_verified(entry, run.run_id):
+    for entry, events in zip(entries, read_events(entries, run.run_id), strict=True):
+        for event in events:
             match event:
                 case StepScheduled(key=key, step=asked) | ResultReused(key=key, name=asked):
                     names[key] = asked
                     found = (key, entry.version) if name in (key, asked) else found
                 case StepCompleted(key=key) | StepOverridden(key=key) if name in (key, names.get(key)):
-                    found = key, entry.version
+                    # Code that has begun anew in that entry has left the result behind: it has to be edited before.
+                    is_left = any(isinstance(each, RunContinued) for each in events)
+                    found = key, entry.version - 1 if is_left else entry.version
                 case StatePublished(key=key, name=published) if name in (key, published):
                     found = key, entry.version
                 case _:
@@ -298,8 +301,8 @@ def _created_at_version(run: RunRecord, entries: Sequence[Entry], now: Micros, r
     """The first event of the fork: what the segment began with that it continues."""
     first = first_event(run.created)
     args, salt, segment = first.args, first.salt, first.segment
-    for entry in entries:
-        for event in decode_verified(entry, run.run_id):
+    for events in read_events(entries, run.run_id):
+        for event in events:
             if isinstance(event, RunContinued):
                 args, salt, segment = event.args, event.salt, event.segment
     limit = None if first.deadline_at is None else now + first.deadline_at - run.created_at
@@ -313,6 +316,7 @@ def _created_at_version(run: RunRecord, entries: Sequence[Entry], now: Micros, r
         deadline_at=limit,
         tags=first.tags,
         segment=segment,
+        is_pipeline=first.is_pipeline,
     )
 
 
@@ -342,7 +346,7 @@ def _message(event: Event) -> Message:
 
 def _verified(entries: Sequence[Entry], run: RunRecord) -> list[Event]:
     verify_chain(entries, run_key=run.run_key, run_id=run.run_id)
-    return [event for entry in entries for event in decode_verified(entry, run.run_id)]
+    return [event for events in read_events(entries, run.run_id) for event in events]
 
 
 def _refuse_at_rest(run: RunRecord, done: str) -> None:

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from everstep.codec import describe_error
 from everstep.core.execution import Activation, Execution
+from everstep.core.payloads import read_events
 from everstep.core.reuse import Ledger
 from everstep.core.starting import describe_start
 from everstep.core.waits import Operation
@@ -263,19 +264,24 @@ class Run:
 
     def check_replays(self) -> Run:
         """Assert I6: every prefix replays to the same state, and goes on from there to the same entries."""
+        inputs = [inputs_of(events) for events in read_events(self.entries, self.run_id)]
         for version in range(self._of_other_code, len(self.entries) + 1):
-            self._check_prefix(version)
+            self._check_prefix(version, inputs)
         return self
 
-    def _check_prefix(self, version: int) -> None:
+    def _check_prefix(self, version: int, inputs: Sequence[Sequence[Input]]) -> None:
         execution = replayed(self.workflow, self.entries[:version], self.run_id, shared=self._shared)
         execution.epoch = execution.epoch or self.entries[0].epoch
         if version:
             assert self.waiting[version - 1] == Waiting.of(execution)
+            quickly = new_execution(self.workflow, self.run_id)
+            quickly.replay(self.entries[:version], shared=deepcopy(self._shared))
+            assert self.waiting[version - 1] == Waiting.of(quickly)
+            quickly.program.evict()
         for entry in self.entries[version:]:
             if not entry.drained:
                 break  # An entry of somebody else's: what follows it is checked from the next prefix on.
-            activation = execution.activate(inputs_of(entry), entry.at)
+            activation = execution.activate(inputs[entry.version - 1], entry.at)
             assert readable(entry) == readable(activation.entry), f"entry {entry.version} after a replay of {version}"
             assert entry == activation.entry
             assert self.waiting[entry.version - 1] == Waiting.of(execution)
@@ -305,7 +311,7 @@ def replayed(
 ) -> Execution:
     """A fresh execution that has replayed a journal; of a fork with what it takes over."""
     execution = new_execution(workflow, run_id)
-    execution.replay(entries, shared=deepcopy(shared))  # A ledger remembers what was asked of it.
+    execution.replay(entries, shared=deepcopy(shared), thoroughly=True)  # A ledger remembers what was asked of it.
     return execution
 
 
@@ -314,9 +320,9 @@ def commands_of(entry: Entry) -> list[CommandEvent]:
     return [event for event in entry.decoded() if isinstance(event, COMMANDS)]
 
 
-def inputs_of(entry: Entry) -> list[Input]:
+def inputs_of(events: Iterable[Event]) -> list[Input]:
     """What arrived in an entry. What stands after a cut was carried over by the code itself."""
-    before = takewhile(lambda event: not isinstance(event, RunContinued), entry.decoded())
+    before = takewhile(lambda event: not isinstance(event, RunContinued), events)
     return [event for event in before if not isinstance(event, (*COMMANDS, *ENDINGS, *VERDICTS))]
 
 

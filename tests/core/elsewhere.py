@@ -46,7 +46,7 @@ def remake(journal: Recorded) -> None:
     replaying.replay(journal.entries)
     again.epoch = journal.entries[0].epoch
     for entry in journal.entries:
-        made = again.activate(inputs_of(entry), entry.at).entry
+        made = again.activate(inputs_of(entry.decoded()), entry.at).entry
         assert readable(entry) == readable(made)
         assert entry == made
     replaying.program.evict()

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 import everstep as es
+from everstep.core.payloads import read_events
 from everstep.core.reuse import Ledger
 from everstep.events import (
     CancelRequested,
@@ -208,6 +209,19 @@ async def stranded() -> None:
         await saga.do(pay("42", "a"), undo=tell)
 
 
+@es.step
+def count(stock: dict[str, int]) -> dict[str, int]:
+    return {**stock, f"item {len(stock) % 60}": 1}
+
+
+@es.step
+def audit(stock: dict[str, int]) -> dict[str, int]:
+    return {**stock, "audited": sum(stock.values())}
+
+
+inventory = es.pipeline("inventory", dict[str, int], [count, audit, count], version="golden")
+
+
 class Line(msgspec.Struct, frozen=True):
     """One entry of a golden journal, for eyes: its events stand in the file exactly as they were hashed."""
 
@@ -238,6 +252,7 @@ WORKFLOWS: dict[str, es.Workflow[..., Any]] = {
         serial,
         trip,
         stranded,
+        inventory,
     )
 }
 
@@ -340,6 +355,13 @@ def record() -> None:
     run.finish().check_replays()
     write("fork", run)
 
+    run = Run(inventory({f"item {number}": number for number in range(60)}))
+    run.begin()
+    run.feed(run.done("count"))
+    run.claim_after_death()
+    run.finish().check_replays()
+    write("inventory", run)
+
 
 def failed_key(entries: Sequence[Entry]) -> str:
     """Key of the step that failed."""
@@ -402,11 +424,11 @@ def replay() -> list[str]:
     lines: list[str] = []
     for path in sorted(FOLDER.glob("*.json")):
         workflow, entries = read(path.stem)
-        for place, entry in enumerate(entries):
+        for place, (entry, events) in enumerate(zip(entries, read_events(entries, "run-1"), strict=True)):
             if entry.drained:
                 execution = replayed(workflow, entries[:place], shared=shared_by(entries))
                 execution.epoch = entry.epoch
-                asked = commands_of(execution.activate(inputs_of(entry), entry.at).entry)
+                asked = commands_of(execution.activate(inputs_of(events), entry.at).entry)
                 lines += [f"{path.stem} {entry.version} {without_source(command)}" for command in asked]
                 assert [without_source(c) for c in commands_of(entry)] == [without_source(c) for c in asked]
         replayed(workflow, entries, shared=shared_by(entries))

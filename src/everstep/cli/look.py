@@ -13,10 +13,11 @@ from everstep.cli.sentence import Circumstances
 from everstep.cli.session import owner_name, worker_names
 from everstep.cli.story import Dated, tell
 from everstep.client import Client
+from everstep.core.payloads import read_events
 from everstep.core.progress import progress
 from everstep.core.reuse import Ledger
 from everstep.core.snapshots import fold
-from everstep.journal import Entry, decode_verified
+from everstep.journal import Entry
 from everstep.records import AttemptRecord, Micros, RunRecord, WorkerKey, WorkerRecord
 
 
@@ -69,7 +70,7 @@ def picture_of(
 
 def dated(entries: Sequence[Entry], run_id: str) -> list[Dated]:
     """The events of entries that have been verified, each with its instant."""
-    return [(entry.at, event) for entry in entries for event in decode_verified(entry, run_id)]
+    return [(entry.at, event) for entry, events in zip(entries, read_events(entries, run_id), strict=True) for event in events]
 
 
 def widened(picture: Picture) -> Picture:

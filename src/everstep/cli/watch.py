@@ -27,9 +27,10 @@ from everstep.cli.show import print_picture
 from everstep.cli.terminal import Terminal, current_terminal
 from everstep.cli.words import iso
 from everstep.client import Client
+from everstep.core.payloads import read_events
 from everstep.errors import RunTimeout
 from everstep.events import encode_event
-from everstep.journal import Entry, decode_verified
+from everstep.journal import Entry
 from everstep.records import RunRecord, Status
 
 PAUSE_SECONDS_MIN = 0.05
@@ -126,8 +127,9 @@ class Lines:
     def changed(self, run: RunRecord, entries: list[Entry], picture: Picture) -> None:
         """Print what is new. The picture was made of the same entries, so they are verified."""
         self._names = {operation.key: operation_name(operation) for operation in picture.story.operations}
-        for entry in entries[self._told :]:
-            for event in decode_verified(entry, run.run_id):
+        read = list(zip(entries, read_events(entries, run.run_id), strict=True))
+        for entry, events in read[self._told :]:
+            for event in events:
                 self.tell(entry, msgspec.json.decode(encode_event(event)))
         self._told = len(entries)
         self.terminal.flush()

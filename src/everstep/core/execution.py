@@ -17,6 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from everstep.core.patches import patches_by_segment
+from everstep.core.payloads import Payload, read_events
 from everstep.core.program import Program
 from everstep.core.reuse import Ledger, Start
 from everstep.definitions import Workflow
@@ -39,7 +40,7 @@ from everstep.events import (
     RunUnpaused,
     TimerFired,
 )
-from everstep.journal import GENESIS, Entry, decode_verified, seal, verify_chain
+from everstep.journal import GENESIS, Entry, seal, verify_chain
 from everstep.records import Micros, RunKey
 
 AUDIT = (RunCreated, RunForked, RunClaimed, RunResumed, RunRetried, RunUnpaused)
@@ -64,6 +65,7 @@ class Activation(Struct, frozen=True, gc=False):
         ending: How the run ended, if it did.
         not_before: The latest due time among the timers that fired in it; the store refuses the entry before that instant.
         closed: Segments that ended in it; the commands above are those of the newest one.
+        is_base: The newest segment can be replayed from this entry on.
     """
 
     entry: Entry
@@ -71,6 +73,7 @@ class Activation(Struct, frozen=True, gc=False):
     ending: RunEnding | None
     not_before: Micros | None
     closed: Sequence[Closed] = ()
+    is_base: bool = False
 
 
 class Execution:
@@ -95,6 +98,7 @@ class Execution:
         self._at: Micros = 0
         self._undrained: list[Input] = []
         self._patches: deque[set[str]] = deque()
+        self._payload = Payload()
 
     @property
     def must_activate(self) -> bool:
@@ -110,15 +114,22 @@ class Execution:
     # --- what was -----------------------------------------------------------------------------------------------------------
 
     def replay(
-        self, entries: Iterable[Entry], head: bytes | None = None, *, previous: bytes = GENESIS, shared: Ledger | None = None
+        self,
+        entries: Iterable[Entry],
+        head: bytes | None = None,
+        *,
+        previous: bytes = GENESIS,
+        shared: Ledger | None = None,
+        thoroughly: bool = False,
     ) -> None:
-        """Verify a journal and go through it.
+        """Verify a journal and go through it, as far as its code is still in memory: from the newest segment or retry on.
 
         Args:
             entries: From the first, or from the one in which the newest segment begins.
             head: Hash of the newest entry as the run itself records it.
             previous: Hash of the entry before the first of these.
             shared: Of a fork: what the run that it shares its history with had finished.
+            thoroughly: Go through the segments before as well, to see whether this code would have done all that.
 
         Raises:
             CorruptJournal: Before anything of the journal was trusted.
@@ -126,40 +137,51 @@ class Execution:
         """
         entries = list(entries)
         verify_chain(entries, run_key=self.run_key, run_id=self.run_id, head=head, previous=previous)
-        events = [decode_verified(entry, self.run_id) for entry in entries]
-        if entries and entries[0].version > 1 and not any(isinstance(event, RunContinued) for event in events[0]):
+        events = read_events(entries, self.run_id, self._payload)
+        if entries and entries[0].version > 1 and not _has(events[0], RunContinued):
             raise CorruptJournal(
                 f"run {self.run_id}: no segment begins in entry {entries[0].version}, as the store says it does. Nothing was "
                 "executed; other runs are not concerned. Compare with a backup: everstep verify lists every damaged run.",
                 run_id=self.run_id,
                 version=entries[0].version,
             )
-        begin = self._take_over(entries, events, shared)
+        begin, is_partial = self._take_over(entries, events, shared, thoroughly=thoroughly)
         self._patches = deque(patches_by_segment(events[begin:]))
         self.program.patches.learn(self._patches.popleft())
         for entry, each in zip(entries[begin:], events[begin:], strict=True):
-            self._replay_entry(entry, each)
+            self._replay_entry(entry, each, is_partial=is_partial)
+            is_partial = False
 
-    def _take_over(self, entries: Sequence[Entry], events: Sequence[Sequence[Event]], shared: Ledger | None) -> int:
-        """Take note of everything up to the last retry, without running any code; how many entries that were."""
-        begin = max((n for n, each in enumerate(events, 1) if any(isinstance(event, RunRetried) for event in each)), default=0)
+    def _take_over(
+        self, entries: Sequence[Entry], events: Sequence[Sequence[Event]], shared: Ledger | None, *, thoroughly: bool
+    ) -> tuple[int, bool]:
+        """Take note of what lies before the newest segment or retry, without running any code.
+
+        Returns:
+            How many entries that is, and whether of the next one only what follows its cut is to be replayed.
+        """
+        retried = max((n for n, each in enumerate(events, 1) if _has(each, RunRetried)), default=0)
+        cut = max((n for n, each in enumerate(events) if _has(each, RunContinued)), default=0)
+        begin = retried if thoroughly or retried > cut else cut
         ledger = shared
-        for entry, each in zip(entries[:begin], events[:begin], strict=True):
-            ledger = ledger or Ledger()
-            ledger.note_all(each, entry.at)
-            self._count_recoveries(each)
+        if begin == retried:
+            for entry, each in zip(entries[:begin], events[:begin], strict=True):
+                ledger = ledger or Ledger()
+                ledger.note_all(each, entry.at)
         if ledger is not None:
             self.program = Program(self._workflow, self.run_id, ledger=ledger)
+        for each in events[:begin]:
+            self._count_recoveries(each)
         if begin:
             self._stand_after(entries[begin - 1])
-        return begin
+        is_based = begin == 0 and bool(entries) and entries[0].version > 1
+        return begin, is_based or begin not in (retried, 0)
 
-    def _replay_entry(self, entry: Entry, events: Sequence[Event]) -> None:
-        is_first = self.version == 0
+    def _replay_entry(self, entry: Entry, events: Sequence[Event], *, is_partial: bool) -> None:
         self._stand_after(entry)
         self._count_recoveries(events)
         before, *after = _segments(events)
-        if not (is_first and after and entry.version > 1):  # Else what came before the segment is not needed, nor at hand.
+        if not (after and is_partial):  # Else nobody has, or needs, the segment before the cut.
             self._replay_part(entry, before, ending=after[0][0] if after else None)
         for number, (cut, part) in enumerate(after, 1):
             self._begin_segment(cut)
@@ -210,7 +232,11 @@ class Execution:
             events += [*left_over, *commands]
         if ending is not None:
             events.append(ending)
-        return Activation(self._seal(events, at, drained=True), commands, ending, not_before, closed)
+        is_base = bool(closed)
+        if self._workflow.is_pipeline:
+            events, is_whole = self._payload.shortened(events)
+            is_base = is_base and is_whole
+        return Activation(self._seal(events, at, drained=True), commands, ending, not_before, closed, is_base)
 
     def _run_program(self, inputs: Sequence[Input], at: Micros) -> tuple[Sequence[CommandEvent], Ending | None]:
         self.program.recoveries = self.recoveries
@@ -238,6 +264,10 @@ class Execution:
 
     def _count_recoveries(self, events: Iterable[Event]) -> None:
         self.recoveries += sum(isinstance(event, RunResumed) for event in events)
+
+
+def _has(events: Iterable[Event], kind: type[Event]) -> bool:
+    return any(isinstance(event, kind) for event in events)
 
 
 def _inputs(events: Iterable[Event]) -> list[Input]:

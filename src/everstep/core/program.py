@@ -348,7 +348,7 @@ class Program:
             reused = self._reuse(self._ledger, event, call)
             if reused is not None:
                 return reused
-        operation = Operation(self, self._record(event, definition.arguments), call)
+        operation = Operation(self, self._record(event, definition.arguments), call, args)
         self.operations[key] = operation
         return operation
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
 
 import msgspec
 from msgspec import Raw, Struct
 
 from everstep.core.deltas import BadDelta, Chain
+from everstep.core.payloads import read_events
 from everstep.core.reuse import Ledger
 from everstep.core.undone import Undone
 from everstep.errors import CorruptJournal, UsageError
@@ -61,7 +62,7 @@ from everstep.events import (
     TimerFired,
     TimerStarted,
 )
-from everstep.journal import Entry, decode_verified, verify_chain
+from everstep.journal import Entry, verify_chain
 from everstep.records import ErrorRecord, Micros, RunRecord, Status, UndoRecord
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -98,7 +99,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
         status: Where it stood.
         current_step: The execution pointer.
         payload: What the workflow published with ``es.state``, by name, as plain JSON values. If it published nothing:
-            ``{"arguments": …, "steps": {"charge": result, "charge#2": …}, "result": …}``.
+            ``{"arguments": …, "steps": {"charge": result, "charge#2": …}, "result": …}``. Of a pipeline: its payload, under
+            ``"payload"`` if that is no object.
         checkpoints: Every finished step so far, in order.
         error: Why it failed, was paused or given up, if it was.
         hash: Hash of the entry.
@@ -143,8 +145,8 @@ def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None, *
         raise UsageError(f"run {run.run_id} has no version {version}: its versions are 1 to {len(entries)}.")
     verify_chain(entries[:wanted], run_key=run.run_key, run_id=run.run_id)
     state = _Fold(run.run_id, {} if shared is None else shared.results())
-    for entry in entries[:wanted]:
-        for event in decode_verified(entry, run.run_id):
+    for entry, events in zip(entries, read_events(entries[:wanted], run.run_id), strict=False):
+        for event in events:
             state.apply(event, entry)
     last = entries[wanted - 1]
     newest = wanted == run.version
@@ -155,7 +157,7 @@ def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None, *
         version=last.version,
         status=run.status if newest else state.status,
         current_step=Pointer(state.open_step(), state.cursor),
-        payload=state.published() or state.payload,
+        payload=state.published() or state.stage() or state.payload,
         checkpoints=tuple(state.checkpoints),
         error=state.error,
         hash=last.hash.hex(),
@@ -182,6 +184,14 @@ class _Fold:
         self._digests: dict[str, str] = {}
         self._known: dict[tuple[str, str, str], Any] = {each: msgspec.json.decode(value) for each, value in known.items()}
         self._cursor_before = 0
+        self._is_pipeline = False
+
+    def stage(self) -> Mapping[str, Any]:
+        """The payload of a pipeline."""
+        if not self._is_pipeline:
+            return {}
+        payload = self.payload["result"] if "result" in self.payload else self.payload["arguments"]["payload"]
+        return cast(Mapping[str, Any], payload) if isinstance(payload, Mapping) else {"payload": payload}
 
     def open_step(self) -> str:
         """The operation asked for last among those that have not finished."""
@@ -204,8 +214,9 @@ class _Fold:
         self._version = entry.version
         self.undone.apply(event)
         match event:
-            case RunCreated(args=args):
+            case RunCreated(args=args, is_pipeline=is_pipeline):
                 self.payload["arguments"] = msgspec.json.decode(args)
+                self._is_pipeline = is_pipeline
             case RunClaimed() | RunResumed():
                 self.status, self.error = self._while_driven(), None
             case CompensationBegan() | CompensationEnded():

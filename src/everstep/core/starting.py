@@ -54,6 +54,7 @@ def describe_start(
         parent_run_id=parent,
         deadline_at=None if limit is None else now + round(limit * 1e6),
         tags={**workflow.tags, **tags},
+        is_pipeline=workflow.is_pipeline,
     )
 
 

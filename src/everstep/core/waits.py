@@ -22,10 +22,11 @@ class Operation(ReplayFuture[Any]):
 
     carries_result = True
 
-    def __init__(self, program: Program, event: StepScheduled | ChildStarted, call: Call[Any]) -> None:
+    def __init__(self, program: Program, event: StepScheduled | ChildStarted, call: Call[Any], args: bytes = b"") -> None:
         super().__init__(loop=program.loop)
         self._program = program
         self.event = event
+        self.args = args
         self.definition = call.definition
         self.recoveries = program.recoveries
         self.stopping: StopRequested | None = None

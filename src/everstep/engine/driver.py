@@ -545,7 +545,7 @@ class Driver:
             posts=posts,
             settled=self._settled(activation) if self._kept else (),
             not_before=activation.not_before,
-            begins_segment=bool(activation.closed),
+            begins_segment=activation.is_base,
         )
 
     def _to_family(self, asked: Closed) -> tuple[tuple[NewRun, ...], tuple[Post, ...]]:

@@ -59,6 +59,7 @@ def _child(program: Program, command: ChildStarted, run_key: RunKey, now: Micros
         deadline_at=None if workflow.timeout is None else now + round(workflow.timeout * 1e6),
         tags=workflow.tags,
         maybe=command.maybe,
+        is_pipeline=workflow.is_pipeline,
     )
     return replace(new_run(created, workflow), parent_key=run_key, parent_command=command.key)
 

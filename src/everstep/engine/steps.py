@@ -227,7 +227,7 @@ class StepRun:
         self._tools = tools
         self._run_key = run_key
         self._definition = operation.definition
-        self._args = operation.event.args
+        self._args = operation.args
         self._maybe = operation.event.maybe
         self._stopping = operation.stopping
         self._plan = plan

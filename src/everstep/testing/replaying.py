@@ -41,7 +41,7 @@ def replay(journal: Iterable[Entry], workflow: Workflow[..., Any]) -> Ending | N
         )
     execution = Execution(workflow, entries[0].run_key, created.run_id)
     try:
-        execution.replay(entries)
+        execution.replay(entries, thoroughly=True)
         return execution.program.ending
     finally:
         execution.program.evict()
