@@ -56,6 +56,7 @@ from everstep.pipelines import Pipeline, pipeline
 from everstep.records import RunRecord, Status, UndoRecord
 from everstep.retry import Retry
 from everstep.talk import Signal, State, condition, note, signal, state
+from everstep.transactions import SQLiteRows, SQLiteTx, Transaction, transaction
 from everstep.undo import Saga, saga
 
 __version__ = "0.1.0"
@@ -98,6 +99,8 @@ __all__ = [
     "RunPaused",
     "RunRecord",
     "RunTimeout",
+    "SQLiteRows",
+    "SQLiteTx",
     "Saga",
     "SchemaMismatch",
     "Signal",
@@ -112,6 +115,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "StoreUnavailable",
+    "Transaction",
     "Undecodable",
     "UndoRecord",
     "Unencodable",
@@ -139,6 +143,7 @@ __all__ = [
     "sleep_until",
     "state",
     "step",
+    "transaction",
     "uuid4",
     "workflow",
 ]

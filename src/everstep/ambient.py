@@ -181,6 +181,8 @@ class StepScope(Protocol):
 
 
 step_scope: ContextVar[StepScope | None] = ContextVar("everstep_step", default=None)
+transaction_scope: ContextVar[str] = ContextVar("everstep_transaction", default="")
+"""In the body of a transactional step, its name: the store is held up by it, so it must not ask the store for anything."""
 
 
 def workflow_scope() -> WorkflowScope | None:

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from everstep import repair
+from everstep.ambient import transaction_scope
 from everstep.codec import rebuild_error
 from everstep.core.diff import Change, changes
 from everstep.core.payloads import read_events
@@ -393,7 +394,12 @@ class Client:
         await self.close()
 
     async def open(self) -> None:
-        """Connect. Safe to repeat; every method does it by itself."""
+        """Connect. Safe to repeat; every method does it by itself.
+
+        Raises:
+            UsageError: Called in the body of a transaction.
+        """
+        refuse_in_transaction()
         async with self._opening:
             if not self._opened:
                 await self.store.open()
@@ -614,6 +620,20 @@ class Client:
                 before=before,
                 limit=limit,
             )
+        )
+
+
+def refuse_in_transaction() -> None:
+    """Return unless the body of a transactional step asks.
+
+    Raises:
+        UsageError: It does.
+    """
+    name = transaction_scope.get()
+    if name:
+        raise UsageError(
+            f"the body of transaction {name} asked everstep for something. It was not done: the store waits for that body, so "
+            "each would wait for the other, and it would not be undone with it. Do it in the workflow, before or after it."
         )
 
 

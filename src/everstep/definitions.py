@@ -18,7 +18,7 @@ from asyncio import (
     Future,
     _get_running_loop,  # pyright: ignore[reportPrivateUsage]  # the one that answers None instead of raising
 )
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeAlias, TypeGuard, TypeVar, cast, overload
@@ -92,7 +92,7 @@ class Call(Coroutine[Any, Any, R_co]):
                 "recorded unit, and what it calls would not be recorded. Call it from the workflow, or call the plain "
                 f"function: {self.definition.name}.function(…)."
             )
-        result: Any = self.definition.function(*self.args, **self.kwargs)
+        result: Any = self.definition.call_plainly(self.args, self.kwargs)
         value: R_co = await result if inspect.isawaitable(result) else result
         return value
 
@@ -192,6 +192,10 @@ class _Base:
     def result(self) -> ValueCodec[Any]:
         """The result to bytes and back."""
         return codec_for(_return_type(self.function), root="result")
+
+    def call_plainly(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """What awaiting a call means outside a workflow: the function is called."""
+        return self.function(*args, **kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call[Any]:
         # Two frames up is the user's line. Kept as text: a frame would keep everything that it refers to alive.

@@ -23,24 +23,10 @@ from typing import Any
 import everstep as es
 from everstep.stores.base import Append, Outcome, Write
 from everstep.stores.urls import open_store
+from tests.engine.failpoints import Failpoint
 
 LEASE_SECONDS = 1.5
 DB = Path(sys.argv[1])
-
-
-class Failpoint:
-    """Counts how often a place is passed, and kills or stops the process at the n-th time."""
-
-    def __init__(self, text: str = "KILL:nowhere:0") -> None:
-        name, self.where, count = text.split(":")
-        self.signal = signal.Signals[f"SIG{name}"]
-        self.left = int(count)
-
-    def passes(self, where: str) -> None:
-        if where == self.where:
-            self.left -= 1
-            if self.left == 0:
-                os.kill(os.getpid(), self.signal)
 
 
 failpoint = Failpoint(sys.argv[-1]) if sys.argv[-1].count(":") == 2 else Failpoint()

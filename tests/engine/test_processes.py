@@ -32,13 +32,19 @@ PATIENCE_SECONDS = 30
 class Scene:
     """A database, and the processes that were started on it."""
 
+    program = PROGRAM
+
     def __init__(self, folder: Path) -> None:
         self.db = folder / "state.db"
         self.processes: list[subprocess.Popen[str]] = []
 
     def spawn(self, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(self.db), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, str(self.program), str(self.db), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         self.processes.append(process)
         return process

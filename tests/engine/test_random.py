@@ -22,6 +22,7 @@ import pytest
 
 import everstep as es
 from everstep.core.execution import Execution
+from everstep.definitions import Workflow
 from everstep.events import (
     ChildCancelled,
     ChildFailed,
@@ -202,6 +203,9 @@ class CheckedStore(MemoryStore):
 class Chaos:
     """Two engines, and what befalls them."""
 
+    workflow: Workflow[..., Any] = tree
+    verbs: tuple[str, ...] = ("commit", "commit", "commit", "claim", "heartbeat", "pull", "post", "enlist")
+
     def __init__(self, world: World, dice: Random) -> None:
         self.world = world
         self.dice = dice
@@ -212,7 +216,7 @@ class Chaos:
 
     async def _fresh(self) -> es.Engine:
         options = {"grace": self.dice.choice([0, 1]), "concurrency": self.dice.choice([2, 100])}
-        engine: Any = self.world.unopened(tree, inline=self.dice.random() < 0.5, lease=LEASE_SECONDS, **options)
+        engine: Any = self.world.unopened(self.workflow, inline=self.dice.random() < 0.5, lease=LEASE_SECONDS, **options)
         engine._random = Random(self.dice.random())  # Jitter belongs to the seed too: else a rare storm cannot be had again.
         await engine.open()
         await turns()
@@ -225,7 +229,7 @@ class Chaos:
             try:
                 starter = self.dice.choice([*self.engines, await self.world.client()])
                 async with asyncio.timeout(20):
-                    await starter.start(tree(plan), id=run_id)
+                    await starter.start(self.workflow(plan), id=run_id)
                 return
             except (es.StoreUnavailable, es.EngineClosed, TimeoutError):
                 await asyncio.sleep(0.1)
@@ -250,7 +254,7 @@ class Chaos:
                 asyncio.get_running_loop().call_later(self.dice.choice([0.3, 3, 20]), setattr, store, "is_away", False)
             case "lose answers":
                 for _ in range(3):
-                    verb = self.dice.choice(["commit", "commit", "commit", "claim", "heartbeat", "pull", "post", "enlist"])
+                    verb = self.dice.choice(self.verbs)
                     store.fail(verb, after=self.dice.random() < 0.6, skip=self.dice.randrange(4))
             case "ahead":
                 store.skew = self.dice.choice([0, 500_000, 3_000_000])

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -158,6 +159,30 @@ async def outside() -> None:
 def script() -> None:
     assert_type(es.run(checkout(Order("42", 1), note="gift"), id="order-42"), tuple[str, bytes])
     assert_type(es.run(inside(), timeout=5), float)
+
+
+@es.transaction
+def debit(tx: es.SQLiteTx, account: str, cents: int, *, note: str = "") -> int:
+    found = tx.execute("UPDATE accounts SET cents = cents - ? WHERE name = ? RETURNING cents", (cents, account))
+    assert_type(found.rowcount, int)
+    for (left,) in found:
+        return int(left)
+    return tx.executemany("INSERT INTO notes VALUES (:note)", [{"note": note}]).rowcount
+
+
+@es.transaction(name="credit", retry=es.Retry(attempts=3), timeout=2)
+async def credit(tx: es.SQLiteTx, account: str, cents: int) -> str:
+    tx.execute("UPDATE accounts SET cents = cents + ? WHERE name = ?", (cents, account)).fetchall()
+    return account
+
+
+@es.workflow
+async def paying() -> None:
+    assert_type(await debit("ann", 100, note="rent"), int)
+    assert_type(await credit("bob", cents=100), str)
+    assert_type(await asyncio.gather(debit("ann", 1), credit("bob", 1)), tuple[int, str])
+    assert_type(debit("ann", 1), es.Call[int])
+    assert_type(debit.function(sqlite3.connect(":memory:"), "ann", 1), Any)
 
 
 approval = es.signal("approval", bool)

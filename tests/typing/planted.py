@@ -146,6 +146,38 @@ async def inside() -> None:
     print(moment)
 
 
+# --- transactions ---
+
+
+@es.transaction
+def debit(tx: es.SQLiteTx, account: str, cents: int) -> int:
+    tx.execute("SELECT ?", object())  # error
+    tx.commit()  # error
+    return cents
+
+
+@es.transaction  # error
+def no_connection() -> int:
+    return 1
+
+
+@es.transaction(timeout="5")  # error
+def bad_limit(tx: es.SQLiteTx) -> None: ...
+
+
+@es.transaction(at_most_once=True)  # error
+def bad_choice(tx: es.SQLiteTx) -> None: ...
+
+
+@es.workflow
+async def paying(tx: es.SQLiteTx) -> None:
+    await debit(tx, "ann", 100)  # error
+    await debit("ann")  # error
+    await debit("ann", "100")  # error
+    left: str = await debit("ann", 100)  # error
+    print(left)
+
+
 # --- talking ---
 
 approval = es.signal("approval", bool)

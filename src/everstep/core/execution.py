@@ -249,6 +249,19 @@ class Execution:
         start = Start.of(cut, self._at if at is None else at)
         self.program = Program(self._workflow, self.run_id, start)
 
+    def record(self, inputs: Sequence[Input], now: Micros) -> Entry:
+        """Seal the next entry with inputs that no code runs on: they join the one that is drained next.
+
+        Changes nothing: the entry counts only once it is handed to ``adopt``.
+        """
+        at = max(self._at, now)
+        return seal(self._hash, self.run_key, self.version + 1, self.epoch, at, False, inputs)
+
+    def adopt(self, entry: Entry, inputs: Sequence[Input]) -> None:
+        """An entry that ``record`` sealed has landed."""
+        self._stand_after(entry)
+        self._undrained.extend(inputs)
+
     def _due_of(self, inputs: Sequence[Input]) -> Micros | None:
         timers = self.program.timers
         fired = [event.key for event in inputs if isinstance(event, TimerFired)]

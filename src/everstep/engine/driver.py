@@ -36,6 +36,7 @@ from everstep.engine.facts import Ended, Facts
 from everstep.engine.family import cancels_of, children_of
 from everstep.engine.parking import AT_ONCE, due, wake_at_if_parked
 from everstep.engine.steps import StepRun, Tools
+from everstep.engine.transact import TransactionRun, Turns
 from everstep.errors import CorruptJournal, EverstepError
 from everstep.events import (
     ChildCancelled,
@@ -72,7 +73,22 @@ from everstep.events import (
 )
 from everstep.journal import Entry, seal
 from everstep.records import AttemptRecord, Message, Micros, Status, WorkerKey
-from everstep.stores.base import Append, Behind, Claimed, Exists, Fenced, Keep, Landed, NewRun, Outcome, Post, Refused, TooEarly
+from everstep.stores.base import (
+    Append,
+    Behind,
+    Claimed,
+    Exists,
+    Fenced,
+    Keep,
+    Landed,
+    NewRun,
+    Outcome,
+    Post,
+    Refused,
+    Slot,
+    TooEarly,
+)
+from everstep.transactions import Transaction
 
 logger = logging.getLogger("everstep")
 
@@ -148,6 +164,7 @@ class Driver:
         self._is_draining = False
         self._pause_asked: PauseRequested | None = None
         self._overridden: set[str] = set()
+        self._turns = Turns()
 
     @property
     def _program(self) -> Program:
@@ -222,7 +239,7 @@ class Driver:
         self._continue({row.key: row for row in claimed.attempts}, outcomes_not_seen(entries))
         self.receive(claimed.inbox)
         self._in_flight = False
-        self._go(even_without_inputs=self._execution.must_activate)
+        self._go()
         self._park_if_waiting()
 
     def quarantine(self, error: CorruptJournal) -> None:
@@ -290,14 +307,14 @@ class Driver:
 
     # --- the loop ---------------------------------------------------------------------------------------------------------
 
-    def _go(self, *, even_without_inputs: bool = False) -> None:
+    def _go(self) -> None:
         if self._in_flight or self._is_over:
             return
         if self._unreadable:
             self._pause(self._unreadable)
             return
         inputs, self._inputs = [event for event in self._inputs if self._is_wanted(event)], []
-        if not (inputs or even_without_inputs):
+        if not inputs and (self._give_slot() or not self._execution.must_activate):
             return
         self._applied = inputs
         try:
@@ -365,18 +382,11 @@ class Driver:
                 self._pause(reason)
 
     def _landed(self, activation: Activation, append: Append) -> None:
-        entry = activation.entry
-        facts = self.facts
-        facts.version, facts.hash, facts.at, facts.create = entry.version, entry.hash, entry.at, None
-        facts.step, facts.cursor = append.step, append.cursor
-        facts.status = self._standing()
-        self._landed_consumed, self._applied = append.consumed, ()
-        self._kept.difference_update(append.settled)
-        self._host.progressed(self)
+        self._note_landed(append)
         if append.children or append.posts:
             self._host.look()
         if append.status.is_at_rest:
-            self._leave(Ended(self.run_id, append.status, append.step, entry.events), None)
+            self._leave(Ended(self.run_id, append.status, append.step, append.entry.events), None)
         elif append.release:
             self._leave(None, append.wake_at)
         else:
@@ -388,8 +398,17 @@ class Driver:
             self._in_flight = True  # What is known at once (a step that is told to stop before it begins) waits for the others.
             self._obey(activation.commands)
             self._in_flight = False
-            self._go(even_without_inputs=bool(activation.closed) and self._execution.must_activate)
+            self._go()
             self._leave_if_asked()
+
+    def _note_landed(self, append: Append) -> None:
+        entry, facts = append.entry, self.facts
+        facts.version, facts.hash, facts.at, facts.create = entry.version, entry.hash, entry.at, None
+        facts.step, facts.cursor = append.step, append.cursor
+        facts.status = self._standing()
+        self._landed_consumed, self._applied = append.consumed, ()
+        self._kept.difference_update(append.settled)
+        self._host.progressed(self)
 
     # --- obeying an entry that has landed ---------------------------------------------------------------------------------
 
@@ -443,7 +462,8 @@ class Driver:
         tools = self._host.tools
         now = 0 if row is None else tools.now()
         plan = plan_attempt(row, scheduled_after=operation.recoveries, recoveries=self.recoveries, now=now)
-        step = StepRun(self, tools, self.facts.run_key, operation, plan)
+        kind = TransactionRun if isinstance(operation.definition, Transaction) else StepRun
+        step = kind(self, tools, self.facts.run_key, operation, plan)
         self._steps[step.key] = step
         step.start()
 
@@ -480,6 +500,52 @@ class Driver:
             self._release(Happened.PARKED, wake_at, (record,))
         else:
             self._host.committer.submit(self._keep((record,)), self._kept_rows)
+
+    # --- what transactional steps ask (TransactionHost) ---------------------------------------------------------------------
+
+    async def take_slot(self) -> Slot:
+        """Wait until no entry is in flight; from then on none is made but that of the caller."""
+        await self._turns.wait(self._go, self._slot_unwanted)
+        facts = self.facts
+        return Slot(run_key=facts.run_key, version=facts.version + 1, epoch=self.epoch, worker_key=self._host.worker_key)
+
+    def free_slot(self) -> None:
+        """No entry was made."""
+        self._in_flight = False
+
+    def go_on(self) -> None:
+        """See to what arrived meanwhile."""
+        self._go()
+        self._leave_if_asked()
+
+    def alone(self, event: StepCompleted) -> Append:
+        """The entry that holds this result and nothing else."""
+        return Append(
+            entry=self._execution.record([event], self._host.tools.now()),
+            worker_key=self._host.worker_key,
+            status=self._standing(),
+            step=self.facts.step,
+            cursor=self.facts.cursor,
+            consumed=self._landed_consumed,
+            settled=(event.key,) if event.key in self._kept else (),
+        )
+
+    def recorded(self, append: Append, event: StepCompleted) -> None:
+        """The entry of a transactional step has landed: its code goes on in the next one."""
+        self.free_slot()
+        if not self._is_over:
+            self._steps.pop(event.key, None)
+            self._execution.adopt(append.entry, [event])
+            self._note_landed(append)
+            self.go_on()
+
+    def _give_slot(self) -> bool:
+        self._in_flight = self._turns.grant()
+        return self._in_flight
+
+    def _slot_unwanted(self) -> None:
+        self.free_slot()
+        self._go()
 
     # --- parking ----------------------------------------------------------------------------------------------------------
 

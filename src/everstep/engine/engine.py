@@ -12,7 +12,16 @@ import random
 from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeVar
 
-from everstep.client import Client, Ending, Handle, OnConflict, check_joinable, closing_if_refused, new_run
+from everstep.client import (
+    Client,
+    Ending,
+    Handle,
+    OnConflict,
+    check_joinable,
+    closing_if_refused,
+    new_run,
+    refuse_in_transaction,
+)
 from everstep.definitions import Call, Registry, Workflow, require_call, with_children
 from everstep.engine.driver import Driver
 from everstep.engine.facts import Ended
@@ -86,6 +95,7 @@ class Engine(Client):
             StoreUnavailable, SchemaMismatch: The store cannot be used.
         """
         self._check_not_closed()
+        refuse_in_transaction()
         if self._worker is not None:
             return
         async with self._life:

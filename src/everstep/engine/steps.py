@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 from msgspec import Raw
@@ -35,6 +35,9 @@ from everstep.errors import PayloadTooLarge, StepTimeout, Unencodable
 from everstep.events import StepCompleted, StepFailed, StepOutcomeUnknown, StepScheduled, StopRequested
 from everstep.records import AttemptRecord, ErrorRecord, Micros
 from everstep.retry import next_delay
+
+if TYPE_CHECKING:
+    from everstep.engine.transact import Transactor  # it executes a kind of step
 
 logger = logging.getLogger("everstep")
 
@@ -74,7 +77,21 @@ class ThreadPool:
         Returns:
             Its result, or None and what it raised. (Not every exception can be raised through a future: StopIteration cannot.)
         """
+        await self.reserve()
+        return await self.run_reserved(function, name, begin)
+
+    async def reserve(self) -> None:
+        """Wait until a thread is free, and keep it for one ``run_reserved`` or ``release``."""
         await self._free.acquire()
+
+    def release(self) -> None:
+        """The thread that was reserved is not needed."""
+        self._free.release()
+
+    async def run_reserved(
+        self, function: Callable[[], Any], name: str, begin: Callable[[], None]
+    ) -> tuple[Any, BaseException | None]:
+        """Run it in the thread that was reserved; see ``run``."""
         try:
             begin()
             # Asked of the loop rather than of the pool: a loop on virtual time then knows that a thread is at work.
@@ -171,6 +188,7 @@ class Tools:
         base_context: Context that every body starts from: that of the program that opened the engine.
         loop: The host's event loop.
         is_ending: Whether asyncio is cancelling everything, because the program ends without having closed its engine.
+        transactor: What transactional steps share.
     """
 
     now: Callable[[], Micros]
@@ -179,6 +197,7 @@ class Tools:
     base_context: contextvars.Context
     loop: asyncio.AbstractEventLoop
     is_ending: Callable[[], bool]
+    transactor: Transactor
 
 
 class StepRun:
@@ -244,6 +263,11 @@ class StepRun:
         self._expired = ""
         self._is_stopped = False
         self._is_entered = False
+
+    @property
+    def _timeout(self) -> float | None:
+        """Seconds that an attempt may take."""
+        return self._definition.timeout
 
     @property
     def body(self) -> asyncio.Task[None] | None:
@@ -328,7 +352,7 @@ class StepRun:
     @property
     def deadline(self) -> datetime | None:
         """When the attempt times out."""
-        timeout = self._definition.timeout
+        timeout = self._timeout
         return None if timeout is None else self._began_at + timedelta(seconds=timeout)
 
     @property
@@ -397,12 +421,7 @@ class StepRun:
         step_scope.set(scope)
         try:
             args, kwargs = definition.arguments.decode(self._args)
-            if definition.is_async:
-                self._arm()
-                value = await definition.function(*args, **kwargs)
-            else:
-                body = partial(definition.function, *args, **kwargs)
-                value, error = await self._tools.threads.run(body, definition.name, self._arm)
+            value, error = await self._execute(args, kwargs)
         except CancelledError as cancelled:
             if not (self._is_stopped or self._expired) and self._tools.is_ending():
                 # The program is ending without closing its engine (a second Ctrl-C does that), so asyncio cancels everything.
@@ -425,6 +444,15 @@ class StepRun:
             self._host.finished(StepOutcomeUnknown(self.key))
         else:
             self._failed(error)
+
+    async def _execute(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, BaseException | None]:
+        """Run the body: its result, or what it raised."""
+        definition = self._definition
+        if definition.is_async:
+            self._arm()
+            return await definition.function(*args, **kwargs), None
+        body = partial(definition.function, *args, **kwargs)
+        return await self._tools.threads.run(body, definition.name, self._arm)
 
     def _returned(self, value: Any) -> None:
         try:
@@ -462,12 +490,12 @@ class StepRun:
 
     def _arm(self) -> None:
         definition, loop = self._definition, self._tools.loop
-        if definition.timeout is None and definition.heartbeat_timeout is None:
+        timeout = self._timeout
+        if timeout is None and definition.heartbeat_timeout is None:
             return
         self._began_at, self._beat_at = datetime.now(UTC), self._tools.loop.time()
-        if definition.timeout is not None:
-            why = f"step {definition.name} took longer than {definition.timeout:g} s"
-            self._expiry = loop.call_later(definition.timeout, self._expire, why)
+        if timeout is not None:
+            self._expiry = loop.call_later(timeout, self._expire, f"step {definition.name} took longer than {timeout:g} s")
         if definition.heartbeat_timeout is not None:
             self._watch(definition.heartbeat_timeout)
 

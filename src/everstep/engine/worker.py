@@ -29,6 +29,7 @@ from everstep.engine.facts import Facts
 from everstep.engine.leases import LeaseKeeper
 from everstep.engine.parking import AT_ONCE
 from everstep.engine.steps import ThreadPool, Tools
+from everstep.engine.transact import Transactor
 from everstep.engine.turns import Turn
 from everstep.errors import CorruptJournal, StoreUnavailable
 from everstep.events import RunClaimed, RunCreated
@@ -87,8 +88,16 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self.store = store
         self.active: dict[RunKey, Driver] = {}
-        self.tools = Tools(store.now, ThreadPool(thread_max), random, contextvars.copy_context(), self._loop, self._is_ending)
         self.committer = Committer(store, random)
+        self.tools = Tools(
+            store.now,
+            ThreadPool(thread_max),
+            random,
+            contextvars.copy_context(),
+            self._loop,
+            self._is_ending,
+            Transactor(store, self.committer, lease_seconds, random),
+        )
         self.turn = Turn()
         self.worker_key = 0
         self.name = f"{socket.gethostname()}:{os.getpid()}"

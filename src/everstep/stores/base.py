@@ -26,14 +26,17 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
          the writer believes.
     P16  A claim hands out the journal from the run's base on, and the hash of the entry before it.
     P17  Reading never blocks writing, takes no lock that a writer waits for, and verifies nothing: callers verify the chain.
+    P18  ``transact``, where a store has it: what the body does with its connection and the entry that it returns are one
+         commit. The body is begun only while the slot is the owner's next entry, and never again once its entry has landed. If
+         the slot is lost meanwhile, or the body ends in any other way (None, an error, a cancellation), nothing of it remains.
 
 Times: ``now()`` is the store's clock. Leases count on a clock that does not jump.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -176,6 +179,24 @@ class Settlement(Struct, frozen=True, kw_only=True, gc=False):
     wake_at: Micros | None = None
 
 
+class Slot(Struct, frozen=True, kw_only=True, gc=False):
+    """The place for a run's next entry, which its owner keeps for a transaction.
+
+    Attributes:
+        run_key: The run.
+        version: Number of the entry that is going to be made.
+        epoch: The owner's epoch.
+        worker_key: The owner.
+        doubtful: Hash of the entry of an earlier try of which nobody knows whether it landed; empty if there is none.
+    """
+
+    run_key: RunKey
+    version: int
+    epoch: int
+    worker_key: WorkerKey
+    doubtful: bytes = b""
+
+
 class ClaimRequest(Struct, frozen=True, kw_only=True, gc=False):
     """What a worker is able to drive.
 
@@ -252,6 +273,14 @@ class Refused(Struct, frozen=True, gc=False):
 
 
 Outcome: TypeAlias = Landed | Fenced | Behind | TooEarly | Exists | Refused
+
+
+class RolledBack(Struct, frozen=True, gc=False):
+    """The body of a transaction wanted nothing of it to remain, and nothing does."""
+
+
+TransactionBody: TypeAlias = Callable[[Any], Awaitable[Append | None]]
+"""Gets the connection that this kind of store gives to bodies. Returns the entry with its result, or None to roll back."""
 
 
 class Claimed(Struct, frozen=True, gc=False):
@@ -394,6 +423,29 @@ class Store(Protocol):
     async def list(self, query: RunFilter) -> list[RunRecord]:
         """Runs, newest first, without ``created`` and ``outcome``."""
         ...
+
+
+class TransactingStore(Store, Protocol):
+    """A store whose database takes the SQL of transactional steps. An option of the contract: see ``transacting``."""
+
+    async def transact(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
+        """Run a body and land its entry in one transaction (P18). Other verbs may wait for its end.
+
+        Returns:
+            ``Landed``, also if the doubtful entry was found: then the body was not run. ``Fenced``: the slot is somebody
+            else's. ``RolledBack``: the body said so. ``Refused``: the entry cannot be stored.
+
+        Raises:
+            StoreUnavailable: The store failed, before or after the body: unknown whether the entry landed. Call again with it
+                as ``doubtful``.
+            Exception: What the body raised, or what the database says of its SQL only at the commit. Nothing remains of it.
+        """
+        ...
+
+
+def transacting(store: Store) -> TransactingStore | None:
+    """The store as one that has the verb ``transact``, or None."""
+    return cast(TransactingStore, store) if getattr(store, "transact", None) is not None else None
 
 
 # --- decisions that every store makes alike ----------------------------------------------------------------------------------

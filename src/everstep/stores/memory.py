@@ -5,13 +5,15 @@ Where this file and another store disagree, one of them is wrong; ``tests/stores
 as two functions, so that a test decides what it is. Several engines of one process may share one object; a worker is declared
 dead when its lease runs out, or when a test calls ``kill``.
 
-No verb suspends (but ``wait_for_work``), so each is a transaction by itself: it decides first and then changes everything.
+No verb suspends (but ``wait_for_work`` and ``transact``), so each is a transaction by itself: it decides first and then changes
+everything.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -33,8 +35,11 @@ from everstep.stores.base import (
     Landed,
     NewRun,
     Outcome,
+    RolledBack,
     RunFilter,
     Settlement,
+    Slot,
+    TransactionBody,
     Write,
     death_of,
 )
@@ -59,6 +64,18 @@ class _Worker(Struct):
     locked: bool = True
     gone: str = ""  # why it is not alive; empty while it is
     was_alone: bool = False
+
+
+class Tables(Protocol):
+    """The tables of users."""
+
+    async def transact(
+        self,
+        body: TransactionBody,
+        look: Callable[[], Outcome | None],
+        answer: Callable[[Append], Outcome | None],
+        land: Callable[[Append], None],
+    ) -> Outcome | RolledBack: ...
 
 
 def _now() -> Micros:
@@ -86,6 +103,7 @@ class MemoryStore:
         self._workers: dict[WorkerKey, _Worker] = {}
         self._enlisted_count = 0
         self._changes = Changes()
+        self._tables: Tables | None = None
 
     def now(self) -> Micros:
         """See Store."""
@@ -217,6 +235,24 @@ class MemoryStore:
                     self._changes.mark(write.worker_key)
             outcomes.append(outcome)
         return outcomes
+
+    async def transact(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
+        """See TransactingStore. The body gets an ``everstep.SQLiteTx``, on tables that live as long as this object.
+
+        The one verb that lets others in while it is under way: a slot may be lost to another worker meanwhile.
+        """
+        self._check_open()
+        if self._tables is None:
+            from everstep.stores.sqlite.tables import UserTables  # SQLite only for those who use it
+
+            self._tables = UserTables()
+        return await self._tables.transact(body, lambda: self._look(slot), self._answer, self._land)
+
+    def _look(self, slot: Slot) -> Outcome | None:
+        run = self._runs.get(slot.run_key)
+        entries = [] if run is None else run.entries[slot.version - 1 : slot.version]
+        stored = entries[0].hash if entries else b""
+        return rules.before_transaction(slot, None if run is None else _standing(run), stored)
 
     def _answer(self, write: Write) -> Outcome | None:
         """What becomes of the write, decided before anything changes. None: it lands now."""

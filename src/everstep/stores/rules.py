@@ -45,9 +45,11 @@ from everstep.stores.base import (
     ClaimRequest,
     Fenced,
     Keep,
+    Landed,
     NewRun,
     Refused,
     RunFilter,
+    Slot,
     TooEarly,
     Write,
     judge_recovery,
@@ -162,6 +164,21 @@ def _is_next(write: Write, run: Standing) -> bool:
     if isinstance(write, Keep):
         return write.epoch == run.epoch
     return write.entry.epoch == run.epoch and write.entry.version == run.version + 1
+
+
+def before_transaction(slot: Slot, run: Standing | None, stored: bytes) -> Landed | Fenced | None:
+    """Whether the body of a transaction may run: None if it may.
+
+    Args:
+        slot: Where its entry is to land.
+        run: How the run stands, in the transaction.
+        stored: Hash of the entry that is stored at the slot's version; empty if there is none.
+    """
+    if slot.doubtful and stored == slot.doubtful:
+        return Landed()
+    if run is None or (run.version, run.epoch, run.worker_key) != (slot.version - 1, slot.epoch, slot.worker_key):
+        return Fenced()
+    return None
 
 
 def unborn(write: Append) -> Standing:

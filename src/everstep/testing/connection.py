@@ -6,13 +6,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from everstep.journal import Entry
 from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
-from everstep.stores.base import ClaimRequest, Claims, Created, Exists, NewRun, Outcome, RunFilter, Settlement, Store, Write
+from everstep.stores.base import (
+    ClaimRequest,
+    Claims,
+    Created,
+    Exists,
+    NewRun,
+    Outcome,
+    RolledBack,
+    RunFilter,
+    Settlement,
+    Slot,
+    Store,
+    TransactionBody,
+    Write,
+    transacting,
+)
 
 T = TypeVar("T")
+Transact: TypeAlias = Callable[[Slot, TransactionBody], Awaitable[Outcome | RolledBack]]
 
 
 class Connection:
@@ -76,6 +92,16 @@ class Connection:
     async def commit(self, batch: Sequence[Write]) -> list[Outcome]:
         """See Store."""
         return await self.ask("commit", (batch,), lambda: self.inner.commit(batch))
+
+    @property
+    def transact(self) -> Transact | None:
+        """See TransactingStore; None if the store has no such verb."""
+        return None if transacting(self.inner) is None else self._transact
+
+    async def _transact(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
+        inner = transacting(self.inner)
+        assert inner is not None
+        return await self.ask("transact", (slot,), lambda: inner.transact(slot, body))
 
     async def post(self, run_id: str, message: Message) -> RunRecord | None:
         """See Store."""

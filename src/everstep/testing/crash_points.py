@@ -1,9 +1,10 @@
 """
 Durable points: where a kill makes a difference, and the connection that notices them and kills.
 
-A durable point is a write to the store: a commit, the creation of a run, a message, a claim. Between two of them a crash makes
-no other difference than at one of them, as far as the store can tell. A point has two sides. *Before* it the step whose outcome
-would be recorded has had its effect; *after* it the outcome is recorded and nothing that follows from it has begun.
+A durable point is a write to the store: a commit, a transaction, the creation of a run, a message, a claim. Between two of
+them a crash makes no other difference than at one of them, as far as the store can tell. A point has two sides. *Before* it the
+step whose outcome would be recorded has had its effect; *after* it the outcome is recorded and nothing that follows from it has
+begun.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ LEASE_SECONDS = 1e9
 """Thirty years. Only the test can stop this engine, and heartbeats would be most of what happens in a month of idle time."""
 LOOK_SECONDS = 100 * 86_400.0
 """How often to look whether something changed, though the store would say so."""
-WRITES = frozenset({"commit", "create", "post"})
+WRITES = frozenset({"commit", "create", "post", "transact"})
 
 
 class EnvEngine(Engine):

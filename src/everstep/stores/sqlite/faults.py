@@ -8,6 +8,8 @@ write that SQLite refuses, which must not take the others of its batch with it.
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import apsw
 
@@ -30,7 +32,8 @@ _STORE = (
     apsw.ConnectionClosedError,
     apsw.AbortError,
 )
-
+_OF_A_STATEMENT = (*_LOCKED, apsw.AuthError, apsw.InterruptError, apsw.AbortError)
+"""Of those above, what a statement of a user's may bring about by itself."""
 
 OF_ONE_WRITE = (apsw.Error, OverflowError, TypeError, ValueError)
 """What binding and running the statements of one write may raise, if the value is one that SQLite cannot hold."""
@@ -46,10 +49,24 @@ def concerns_whole_store(error: Exception) -> bool:
     return isinstance(error, _STORE)
 
 
+def is_of_the_disk(error: apsw.Error) -> bool:
+    """Met by a statement of a user's, this is no fault of the statement: the whole store is in trouble."""
+    return isinstance(error, _STORE) and not isinstance(error, _OF_A_STATEMENT)
+
+
 def blames_one_write(error: Exception) -> bool:
     """The error that ``Writer`` raised came from a single statement, not from the disk or a lock."""
     cause = error.__cause__ if isinstance(error, StoreError) else error
     return isinstance(cause, OF_ONE_WRITE) and not concerns_whole_store(cause)
+
+
+@contextmanager
+def translating(path: os.PathLike[str]) -> Generator[None, None, None]:
+    """Errors of apsw leave this block as errors of ours."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise translated(error, path) from error
 
 
 def translated(error: apsw.Error, path: os.PathLike[str]) -> StoreError:

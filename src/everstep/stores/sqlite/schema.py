@@ -12,7 +12,9 @@ no index; the partial indexes hold only runs that somebody may look for.
 
 from __future__ import annotations
 
+import functools
 import os
+from contextlib import closing
 from typing import Final
 
 import apsw
@@ -123,6 +125,23 @@ PRAGMA user_version = 1;
 
 MIGRATIONS: Final = (_FIRST,)
 """Step n takes a file from version n to n + 1 and sets ``user_version`` itself. Only ever appended to."""
+OWN_PREFIX: Final = "everstep_"
+"""Users' tables stand in the same file, so a table that a later step adds must not have a name that one of theirs may have."""
+
+
+@functools.cache
+def own_names() -> frozenset[str]:
+    """Names of everstep's tables, views and indexes, in lower case: users' SQL may read them and not change them."""
+    with closing(apsw.Connection(":memory:")) as connection:
+        ask = asking(connection)
+        for step in MIGRATIONS:
+            ask(step)
+        return frozenset(name.lower() for (name,) in ask("SELECT name FROM sqlite_schema"))
+
+
+def is_own(name: str | None) -> bool:
+    """Whether a table of this name is everstep's, now or in a later version."""
+    return name is not None and (name.lower() in own_names() or name.lower().startswith(OWN_PREFIX))
 
 
 def check_file(ask: Ask, path: os.PathLike[str]) -> int:

@@ -21,13 +21,28 @@ from everstep.errors import StoreUnavailable
 from everstep.journal import Entry
 from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
 from everstep.stores import rules
-from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Settlement, Write
+from everstep.stores.base import (
+    ClaimRequest,
+    Claims,
+    Created,
+    Exists,
+    Landed,
+    NewRun,
+    Outcome,
+    RolledBack,
+    RunFilter,
+    Settlement,
+    Slot,
+    TransactionBody,
+    Write,
+)
 from everstep.stores.changes import Changes
 from everstep.stores.sqlite import claim, connection, faults, read, workers, write
 from everstep.stores.sqlite.ask import Ask, asking
 from everstep.stores.sqlite.clock import StoreClock, wall_clock
 from everstep.stores.sqlite.oslock import WorkerLocks
 from everstep.stores.sqlite.transaction import Tx, Writer
+from everstep.stores.sqlite.user_tx import UserTransactions
 from everstep.stores.sqlite.watch import LOOK_SECONDS, Watch
 
 PATIENCE_SECONDS = 10.0
@@ -51,6 +66,7 @@ class _Open:
             raise
         self.ask = asking(self.reading)
         self.writer = Writer(writing, path, now, patience_seconds)
+        self.users = UserTransactions(self.writer, path, now)
         self.workers: set[WorkerKey] = set()
 
 
@@ -98,6 +114,7 @@ class SQLiteStore:
             self._open = None
             state.locks.close()
             state.reading.close()
+            await state.users.close()
             await state.writer.close()
 
     def kill(self, worker_key: WorkerKey) -> None:
@@ -168,6 +185,10 @@ class SQLiteStore:
             if rules.is_news(each) and isinstance(outcome, Landed):
                 self._changes.mark(each.worker_key)
         return outcomes
+
+    async def transact(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
+        """See TransactingStore. The body gets an ``everstep.SQLiteTx``; its tables stand in the same file."""
+        return await self._state().users.run(slot, body)
 
     async def post(self, run_id: str, message: Message) -> RunRecord | None:
         """See Store."""

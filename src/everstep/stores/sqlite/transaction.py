@@ -17,9 +17,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,14 +50,27 @@ class Tx:
         now: The store's clock.
     """
 
-    __slots__ = ("ask", "changes", "execute", "last_id", "now")
+    __slots__ = ("_connection", "ask", "changes", "execute", "last_id", "now")
 
     def __init__(self, connection: apsw.Connection, now: Callable[[], int]) -> None:
+        self._connection = connection
         self.execute = asking_once(connection)
         self.ask = asking(connection)
         self.changes = connection.changes
         self.last_id = connection.last_insert_rowid
         self.now = now
+
+    def begin(self) -> None:
+        """Take the lock for writing."""
+        if self._connection.in_transaction:  # an earlier rollback failed
+            self.execute("ROLLBACK")
+        self.execute("BEGIN IMMEDIATE")
+
+    def roll_back(self) -> None:
+        """Undo whatever was begun. Some errors do so by themselves. If this fails too, the next ``begin`` tries again."""
+        if self._connection.in_transaction:
+            with suppress(apsw.Error):
+                self.execute("ROLLBACK")
 
 
 class Writer:
@@ -80,6 +93,29 @@ class Writer:
         self._lock = asyncio.Lock()
         self._thread: ThreadPoolExecutor | None = None
         self._unattended: set[asyncio.Task[object]] = set()
+
+    async def run_open(self, tx: Tx, work: Callable[[], Awaitable[T]], keep: Callable[[T], bool]) -> T:
+        """Run a transaction that suspends in the middle, on a connection of its own. Whoever else writes waits for its end.
+
+        Args:
+            tx: The other connection.
+            work: What to do in it. It is begun once at most.
+            keep: Whether to commit, by what ``work`` returned; if not, everything is rolled back.
+
+        Raises:
+            StoreUnavailable: SQLite failed. Unless ``work`` has returned, nothing was written.
+            apsw.ConstraintError: The commit broke a deferred constraint. Nothing was written.
+            Exception: What ``work`` raised. Nothing was written.
+        """
+        async with AsyncExitStack() as turn:
+            await self._begin_in_turn(tx, turn)
+            try:
+                answer = await work()
+                if keep(answer):
+                    await self._commit_open(tx)
+            finally:
+                tx.roll_back()
+            return answer
 
     @property
     def is_idle(self) -> bool:
@@ -110,13 +146,40 @@ class Writer:
                 self._thread.shutdown()
             self._connection.close()
 
+    async def _begin_in_turn(self, tx: Tx, turn: AsyncExitStack) -> None:
+        deadline = time.monotonic() + self._patience_seconds
+        backoff = _BACKOFF_SECONDS
+        while True:
+            async with AsyncExitStack() as attempt:
+                await attempt.enter_async_context(self._lock)
+                try:
+                    tx.begin()
+                except apsw.Error as error:
+                    if not is_locked(error) or time.monotonic() > deadline:
+                        raise translated(error, self._path) from error
+                else:
+                    turn.push_async_exit(attempt.pop_all())
+                    return
+            backoff = await _pause(backoff)
+
+    async def _commit_open(self, tx: Tx) -> None:
+        try:
+            if self._is_slow:
+                await _to_the_end(asyncio.get_running_loop().run_in_executor(self._committing(), self._commit, tx))
+            else:
+                self._commit(tx)
+        except apsw.ConstraintError:
+            raise
+        except apsw.Error as error:
+            raise translated(error, self._path) from error
+
     def _run_inline(self, work: Callable[[Tx], T]) -> T:
-        self._begin()
+        self.tx.begin()
         try:
             answer = work(self.tx)
-            self._commit()
+            self._commit(self.tx)
         except BaseException:
-            self._roll_back()
+            self.tx.roll_back()
             raise
         return answer
 
@@ -130,42 +193,40 @@ class Writer:
             except apsw.Error as error:
                 if not is_locked(error) or time.monotonic() > deadline:
                     raise translated(error, self._path) from error
-            await asyncio.sleep(backoff * random.uniform(0.5, 1.5))
-            backoff = min(backoff * 2, _BACKOFF_SECONDS_MAX)
+            backoff = await _pause(backoff)
 
     async def _run_elsewhere(self, work: Callable[[Tx], T]) -> T:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="everstep-commit")
-        self._begin()
+        self.tx.begin()
         try:
             answer = work(self.tx)
-            await _to_the_end(asyncio.get_running_loop().run_in_executor(self._thread, self._commit))
+            await _to_the_end(asyncio.get_running_loop().run_in_executor(self._committing(), self._commit, self.tx))
         except BaseException:
-            self._roll_back()
+            self.tx.roll_back()
             raise
         return answer
 
-    def _commit(self) -> None:
+    def _committing(self) -> ThreadPoolExecutor:
+        """The thread for COMMIT."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="everstep-commit")
+        return self._thread
+
+    def _commit(self, tx: Tx) -> None:
         started = time.perf_counter()
-        self.tx.execute("COMMIT")
+        tx.execute("COMMIT")
         self._commit_seconds += _WEIGHT * (time.perf_counter() - started - self._commit_seconds)
         self._is_slow = self._commit_seconds > (FAST_COMMIT_SECONDS if self._is_slow else SLOW_COMMIT_SECONDS)
-
-    def _begin(self) -> None:
-        if self._connection.in_transaction:  # an earlier rollback failed
-            self.tx.execute("ROLLBACK")
-        self.tx.execute("BEGIN IMMEDIATE")
-
-    def _roll_back(self) -> None:
-        # Some errors roll back by themselves. If this fails too, it is tried again before the next transaction.
-        if self._connection.in_transaction:
-            with suppress(apsw.Error):
-                self.tx.execute("ROLLBACK")
 
     def _attend(self, task: asyncio.Task[object]) -> None:
         self._unattended.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited has it, or is gone
+
+
+async def _pause(seconds: float) -> float:
+    """Let whoever holds the lock go on; how long to do so the next time."""
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.5))
+    return min(seconds * 2, _BACKOFF_SECONDS_MAX)
 
 
 async def _to_the_end(commit: asyncio.Future[None]) -> None:

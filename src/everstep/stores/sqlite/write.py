@@ -244,7 +244,7 @@ def _answer(tx: Tx, write: Append, now: Micros) -> Outcome:
         return _answer_first(tx, write, write.create, now)
     if _has(tx, write.entry, write.entry.run_key):
         return Landed()
-    outcome = rules.why_not(write, _standing(tx, write.entry.run_key), now)
+    outcome = rules.why_not(write, standing(tx, write.entry.run_key), now)
     assert outcome is not None, "the guard of the statement and the rules disagree"
     return outcome
 
@@ -253,7 +253,7 @@ def _answer_first(tx: Tx, write: Append, new: NewRun, now: Micros) -> Outcome:
     existing = read.run(tx.ask, new.run_id)
     if existing is not None:
         return Landed() if _has(tx, write.entry, existing.run_key) else Exists(existing)
-    is_free = _standing(tx, write.entry.run_key) is None and tx.execute(_IS_MY_WORKER_ALIVE, (write.worker_key,)).fetchone()
+    is_free = standing(tx, write.entry.run_key) is None and tx.execute(_IS_MY_WORKER_ALIVE, (write.worker_key,)).fetchone()
     outcome = rules.why_not(write, rules.unborn(write) if is_free else None, now)
     assert outcome is not None, "the guard of the statement and the rules disagree"
     return outcome
@@ -263,13 +263,15 @@ def _has(tx: Tx, entry: Entry, run_key: RunKey) -> bool:
     return any(each.version == entry.version and each.hash == entry.hash for each in read.journal(tx.ask, run_key))
 
 
-def _standing(tx: Tx, run_key: RunKey) -> rules.Standing | None:
-    row = tx.execute(_STANDING, (run_key,)).fetchone()
-    return None if row is None else rules.Standing(*row)
+def standing(tx: Tx, run_key: RunKey) -> rules.Standing | None:
+    """How a run stands now; None if there is none."""
+    # Read to the end: a statement that is only half read would lock tables against the body of a transaction.
+    rows = tx.execute(_STANDING, (run_key,)).fetchall()
+    return rules.Standing(*rows[0]) if rows else None
 
 
 def _land_keep(tx: Tx, write: Keep, now: Micros) -> Outcome:
-    outcome = rules.why_not(write, _standing(tx, write.run_key), now)
+    outcome = rules.why_not(write, standing(tx, write.run_key), now)
     if outcome is not None:
         return outcome
     _keep_attempts(tx, write.run_key, write.attempts, ())

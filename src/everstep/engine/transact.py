@@ -1,0 +1,291 @@
+"""
+Execute one transactional step: its body and the entry that records its result are one commit.
+
+    wait for a thread ─▶ take the run's append slot ─▶ store: BEGIN, body, entry, COMMIT ─▶ the code goes on in the next entry
+
+While the slot is taken the run makes no other entry, so its code does not run either: nothing can cancel the step from inside.
+What arrives from outside waits for the body, which is why that gets a third of the lease at most.
+
+Only a result is recorded here. A body that raises leaves nothing behind, and its failure is an outcome like any other step's.
+When the store fails so that nobody knows whether the commit happened, the next try first looks whether the entry is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import CancelledError
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from random import Random
+from typing import Any, Protocol, cast
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from everstep.ambient import transaction_scope
+from everstep.engine.committer import BACKOFF_SECONDS, BACKOFF_SECONDS_MAX, Committer
+from everstep.engine.steps import StepHost, StepRun, Tools
+from everstep.errors import PayloadTooLarge, StoreUnavailable, Unencodable, UsageError
+from everstep.events import StepCompleted
+from everstep.stores.base import (
+    Append,
+    Landed,
+    Outcome,
+    Refused,
+    RolledBack,
+    Slot,
+    Store,
+    TransactionBody,
+    transacting,
+)
+
+LEASE_FRACTION = 1 / 3
+"""Of the lease that a body may take. Renewals are sent every third, and wait for it: two thirds after the last one, the next is
+through, and trust ends at 0.8."""
+
+TICKS = 5
+"""The limit is counted in so many parts. A process that is stopped and goes on (a laptop that slept) then loses one of them,
+and not the body's whole time: a single timer would find that passed, and fail a step that did nothing wrong."""
+
+
+class Turns:
+    """Transactional steps of one run that wait for its append slot, in order."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def grant(self) -> bool:
+        """Give the slot to the next one, if there is one."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return True
+        return False
+
+    async def wait(self, ask: Callable[[], None], unwanted: Callable[[], None]) -> None:
+        """Wait for the slot.
+
+        Args:
+            ask: Called once the turn is in the queue.
+            unwanted: Called if the slot was given to somebody who is cancelled before he hears of it.
+        """
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        ask()
+        try:
+            await turn
+        except CancelledError:
+            if turn.done() and not turn.cancelled():
+                unwanted()
+            raise
+
+
+class TransactionHost(StepHost, Protocol):
+    """The driver of a run, as its transactional steps see it."""
+
+    async def take_slot(self) -> Slot:
+        """Wait until no entry is in flight; from then on none is made but that of the caller."""
+        ...
+
+    def free_slot(self) -> None:
+        """No entry was made. Followed by ``go_on`` once the step has said what became of it."""
+        ...
+
+    def go_on(self) -> None:
+        """See to what arrived meanwhile."""
+        ...
+
+    def alone(self, event: StepCompleted) -> Append:
+        """The entry that holds this result and nothing else, for the slot that is taken."""
+        ...
+
+    def recorded(self, append: Append, event: StepCompleted) -> None:
+        """That entry has landed."""
+        ...
+
+    def abandon(self) -> None:
+        """Somebody else owns the run."""
+        ...
+
+
+class Transactor:
+    """What the transactional steps of one worker share.
+
+    Attributes:
+        seconds_max: How long a body may take.
+    """
+
+    def __init__(self, store: Store, committer: Committer, lease_seconds: float, random: Random) -> None:
+        self.seconds_max = lease_seconds * LEASE_FRACTION
+        self._store = store
+        self._committer = committer
+        self._random = random
+        self._strays: set[asyncio.Task[Any]] = set()
+
+    async def transact(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack | None:
+        """One try. None: the store is away, and it is unknown whether an entry that the body returned has landed.
+
+        Raises:
+            UsageError: The store has no transactions for users.
+        """
+        store = transacting(self._store)
+        if store is None:
+            raise UsageError(
+                f"the store {self._store.url} cannot run the SQL of transactions. The body was not run. Use sqlite:// or "
+                "memory://, or a transaction of another database."
+            )
+        try:
+            outcome = await store.transact(slot, body)
+        except StoreUnavailable as error:
+            self._committer.note_away("transact", error)
+            return None
+        self._committer.note_back("transact")
+        return outcome
+
+    async def back_off(self, delay: float) -> float:
+        """Wait before the next try; how long to wait the next time."""
+        await asyncio.sleep(delay * (0.5 + self._random.random()))
+        return min(delay * 2, BACKOFF_SECONDS_MAX)
+
+    async def run_async(self, body: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+        """Run an async body. If the caller is cancelled he does not wait for its end: it has lost its connection by then."""
+        task = asyncio.get_running_loop().create_task(_outcome_of(body))
+        try:
+            await asyncio.wait([task])
+        except CancelledError:
+            self._strays.add(task)
+            task.add_done_callback(self._strays.discard)
+            task.cancel()
+            raise
+        return task.result()
+
+
+async def _outcome_of(body: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return await body, None
+    except (KeyboardInterrupt, GeneratorExit, CancelledError):
+        raise
+    except BaseException as error:  # noqa: BLE001  # whatever a body raises is its outcome
+        return None, error
+
+
+class TransactionRun(StepRun):
+    """One transactional step of one run. See the module."""
+
+    __slots__ = ("_error", "_has_thread", "_made")
+
+    def __init__(self, host: TransactionHost, tools: Tools, *step: Any) -> None:
+        super().__init__(host, tools, *step)
+        self._has_thread = False
+        self._made: tuple[Append, StepCompleted] | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def _driver(self) -> TransactionHost:
+        return cast(TransactionHost, self._host)
+
+    @property
+    def _timeout(self) -> float:
+        limit = self._tools.transactor.seconds_max
+        return limit if self._definition.timeout is None else min(limit, self._definition.timeout)
+
+    def _arm(self) -> None:
+        self._began_at = datetime.now(UTC)
+        self._tick(TICKS)
+
+    def _tick(self, left: int) -> None:
+        timeout = self._timeout
+        if left == 0:
+            self._expire(f"step {self._definition.name} took longer than {timeout:g} s")
+        else:
+            self._expiry = self._tools.loop.call_later(timeout / TICKS, self._tick, left - 1)
+
+    async def _execute(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, BaseException | None]:
+        # First the thread: who has the slot must not wait for a body of another run to end.
+        await self._reserve_thread()
+        try:
+            slot = await self._driver.take_slot()
+            try:
+                outcome = await self._until_known(slot, partial(self._body, args, kwargs))
+            except BaseException:
+                self._driver.free_slot()
+                raise
+        finally:
+            self._release_thread()
+        return self._conclude(outcome)
+
+    def _conclude(self, outcome: Outcome | RolledBack) -> tuple[Any, BaseException | None]:
+        match outcome:
+            case Landed():
+                return self._made, None
+            case RolledBack():
+                self._driver.free_slot()
+                return None, self._error
+            case Refused(reason=reason):
+                self._driver.free_slot()
+                return None, PayloadTooLarge(reason, size=0, limit=0)
+            case _:
+                self._driver.abandon()
+                return None, None
+
+    async def _until_known(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
+        delay = BACKOFF_SECONDS
+        while (outcome := await self._tools.transactor.transact(slot, body)) is None:
+            if self._made is not None:
+                slot = replace(slot, doubtful=self._made[0].entry.hash)
+            delay = await self._tools.transactor.back_off(delay)
+            await self._reserve_thread()
+        return outcome
+
+    async def _body(self, args: list[Any], kwargs: dict[str, Any], tx: Any) -> Append | None:
+        """Called by the store, inside its transaction."""
+        self._made = self._error = None
+        inside = transaction_scope.set(self._definition.name)
+        try:
+            value, self._error = await self._call(partial(self._definition.function, tx, *args, **kwargs))
+        finally:
+            transaction_scope.reset(inside)
+            self._disarm()
+        if self._error is None:
+            self._made = self._entry_of(value)
+        return None if self._made is None else self._made[0]
+
+    def _entry_of(self, value: Any) -> tuple[Append, StepCompleted] | None:
+        try:
+            result = self._definition.result.encode(value)
+        except (Unencodable, PayloadTooLarge) as error:
+            self._error = error
+            return None
+        event = StepCompleted(self.key, Raw(result), self._plan.attempt)
+        return self._driver.alone(event), event
+
+    async def _call(self, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        if self._definition.is_async:
+            self._arm()
+            return await self._tools.transactor.run_async(function())
+        self._has_thread = False  # Whatever becomes of it, the pool gets it back by itself.
+        return await self._tools.threads.run_reserved(function, self._definition.name, self._arm)
+
+    def _returned(self, value: tuple[Append, StepCompleted] | None) -> None:
+        if value is not None:
+            self._driver.recorded(*value)
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, Unencodable | PayloadTooLarge | UsageError):
+            self._fail_for_good(error)  # A mistake in the program: what it did was rolled back, and would be again.
+        else:
+            super()._failed(error)
+        self._driver.go_on()
+
+    async def _reserve_thread(self) -> None:
+        if not (self._definition.is_async or self._has_thread):
+            await self._tools.threads.reserve()
+            self._has_thread = True
+
+    def _release_thread(self) -> None:
+        if self._has_thread:
+            self._tools.threads.release()
+            self._has_thread = False

@@ -1,0 +1,160 @@
+"""
+Transactional steps: a body whose SQL and whose record are one commit.
+
+    @es.transaction
+    def debit(tx: es.SQLiteTx, account: str, cents: int) -> int: ...
+
+    left = await debit("ann", 100)          # the connection is passed by the engine
+
+The body may run more than once; its effect is there exactly once, in the database that holds the journal. The caller does not
+pass the connection, so it is no argument: it is neither stored nor compared.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from inspect import Parameter
+from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+
+from everstep.codec import ArgumentsCodec
+from everstep.definitions import Step
+from everstep.errors import UsageError
+from everstep.retry import Retry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SQLiteValue: TypeAlias = int | float | str | bytes | None
+Bindings: TypeAlias = Sequence[SQLiteValue] | Mapping[str, SQLiteValue]
+
+
+class SQLiteRows(Protocol):
+    """What a statement came to. (``sqlite3.Cursor`` is one too.)"""
+
+    @property
+    def rowcount(self) -> int:
+        """Rows that an INSERT, UPDATE or DELETE changed, without those changed by triggers; -1 after a SELECT."""
+        ...
+
+    @property
+    def lastrowid(self) -> int | None:
+        """The id of the row inserted last in this database connection."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def fetchone(self) -> Any:
+        """The next row, a tuple, or None."""
+        ...
+
+    def fetchall(self) -> Sequence[Any]:
+        """The rows that are left."""
+        ...
+
+
+class SQLiteTx(Protocol):
+    """The connection that a body gets on a SQLite store: statements inside the transaction, and no way to end it.
+
+    In a test of the body alone, ``sqlite3.connect(":memory:")`` serves as one: ``debit.function(connection, "ann", 100)``.
+    """
+
+    def execute(self, statement: str, bindings: Bindings = (), /) -> SQLiteRows:
+        """Run a statement and read its rows.
+
+        Raises:
+            UsageError: The statement is not the body's to give: it would end the transaction, reach into another database, or
+                change everstep's own tables. Or the transaction is over.
+            apsw.Error: SQLite refuses it; ``apsw.ConstraintError``, for instance.
+        """
+        ...
+
+    def executemany(self, statement: str, rows: Iterable[Bindings], /) -> SQLiteRows:
+        """Run a statement once for each row of bindings; raises as ``execute`` does."""
+        ...
+
+
+class Transaction(Step[P, R], Generic[P, R]):
+    """A step whose body runs in the transaction that records its result. Made by ``@es.transaction``."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        retry: Retry | int | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        super().__init__(function, name=name, retry=retry, timeout=timeout)
+        require_connection_parameter(self.function)
+
+    @cached_property
+    def arguments(self) -> ArgumentsCodec:
+        """Arguments to bytes and back, without the connection."""
+        return ArgumentsCodec(self.function, skip_first=True)
+
+    def call_plainly(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> NoReturn:
+        """Outside a workflow nobody passes a connection."""
+        raise UsageError(
+            f"{self.name} is a transaction, and was called outside a workflow: there is no connection to pass to it. It was "
+            f"not run. Call it from a workflow, or pass a connection of your own: {self.name}.function(connection, …)."
+        )
+
+    def __repr__(self) -> str:
+        return f"<transaction {self.name}>"
+
+
+class TransactionDecorator(Protocol):
+    """What ``@es.transaction(…)`` with options returns."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Transaction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Transaction[P, R]: ...
+
+
+@overload
+def transaction(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Transaction[P, R]: ...
+@overload
+def transaction(function: Callable[Concatenate[Any, P], R], /) -> Transaction[P, R]: ...
+@overload
+def transaction(
+    *, name: str | None = None, retry: Retry | int | None = None, timeout: float | None = None
+) -> TransactionDecorator: ...
+def transaction(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Define a step whose SQL commits together with the record of its result, in the database of the store.
+
+    Nothing else is written to the store while the body runs, so it should be short: SQL, and no waiting for others. After a
+    third of the worker's lease (5 s by default) it is rolled back and fails.
+
+    Args:
+        function: The body, sync or async. Its first parameter is the connection (``es.SQLiteTx``), which callers do not pass.
+            A plain function runs in a thread.
+        name: What the journal calls it; default the function's name.
+        retry: A policy, or a number of attempts; default a single one. Each attempt is a transaction of its own.
+        timeout: Seconds that one attempt may take, if less than a third of the lease.
+
+    Raises:
+        UsageError: The options make no sense, or the function has no parameter for the connection.
+    """
+
+    def define(function: Callable[..., Any]) -> Transaction[..., Any]:
+        return Transaction(function, **options)
+
+    return define if function is None else define(function)
+
+
+def require_connection_parameter(function: Callable[..., Any]) -> None:
+    """Return if the function takes a connection first.
+
+    Raises:
+        UsageError: It does not.
+    """
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    by_position = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    if first is None or first.kind not in by_position or first.default is not Parameter.empty:
+        raise UsageError(
+            f"{function.__qualname__} has no parameter for the connection. Give it one, first and without a default: "
+            f"def {function.__name__}(tx: es.SQLiteTx, …)."
+        )
