@@ -298,10 +298,11 @@ class Handle(Generic[R_co]):
 
         Finished steps and children are found by their place in the code, name and arguments, so corrected code gets the results
         of all that it still asks for. Timers keep their due time, signals are there again. What failed is done again, with the
-        same idempotency key; an at-most-once step is not.
+        same idempotency key; an at-most-once step is not. A run that died while it undid its steps goes on undoing.
 
         Raises:
-            IllegalState: The run has not failed; or its parent has been told of its failure (retry that one).
+            IllegalState: The run has not failed; or its parent has been told of its failure (retry that one); or its steps have
+                been undone.
             RunNotFound: There is no such run.
         """
         await repair.retry(self._client, self.run_id, repair.check_by(reason, actor))

@@ -8,7 +8,7 @@ raises ``IllegalState`` and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Raw, Struct
@@ -19,6 +19,7 @@ from everstep.core.starting import first_event
 from everstep.errors import IllegalState, UsageError
 from everstep.events import (
     ChildStarted,
+    CompensationBegan,
     Event,
     PauseRequested,
     ResultReused,
@@ -104,11 +105,11 @@ async def retry(runs: Runs, run_id: str, by: By) -> None:
     """Reopen a failed or dead run: its code begins again, and nothing that it finished is executed again.
 
     Raises:
-        IllegalState: It has not failed; or its parent has been told of its failure.
+        IllegalState: It has not failed; or its parent has been told of its failure; or a saga has undone its steps.
     """
 
     async def decide(run: RunRecord) -> RunRecord | None:
-        _refuse_retry(run)
+        await _refuse_retry(runs, run)
         return await _settle(runs, run, [_retried(runs, run, by)], Status.QUEUED, runs.store.now())
 
     await _decided(runs, run_id, decide)
@@ -132,12 +133,24 @@ def _retried(runs: Runs, run: RunRecord, by: By) -> RunRetried:
     return RunRetried(by.reason, by.actor, limit)
 
 
-def _refuse_retry(run: RunRecord) -> None:
+async def _refuse_retry(runs: Runs, run: RunRecord) -> None:
     if run.status not in (Status.FAILED, Status.DEAD):
         raise _illegal(run, "retried", "Only a failed or dead run can be.")
     if run.parent_key is not None:
         parent = run.run_id.rpartition("/")[0] or "that started it"
         raise _illegal(run, "retried", f"The run {parent} has been told how it ended: retry that one.")
+    if run.status is Status.FAILED:
+        entries = await runs.store.load(run.run_key, run.version)
+        if has_compensated(_verified(entries, run)):
+            raise _illegal(run, "retried", "Its steps have been undone, so there is nothing to go on from: start a new run.")
+
+
+def has_compensated(events: Iterable[Event]) -> bool:
+    """A saga has undone steps in the newest segment. Pure."""
+    undone = False
+    for event in events:
+        undone = isinstance(event, CompensationBegan) or (undone and not isinstance(event, RunContinued))
+    return undone
 
 
 # --- one step ---------------------------------------------------------------------------------------------------------------
@@ -161,7 +174,7 @@ async def override(runs: Runs, run_id: str, step: str, result: object, by: By, *
         event = StepOverridden(key, value, skip, by.reason, by.actor)
         if not run.status.is_at_rest:
             return await runs.store.post(run_id, _message(event))
-        _refuse_retry(run)
+        await _refuse_retry(runs, run)
         return await _settle(runs, run, [event, _retried(runs, run, by)], Status.QUEUED, runs.store.now())
 
     await _decided(runs, run_id, decide)

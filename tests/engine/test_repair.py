@@ -171,6 +171,63 @@ async def test_the_time_limit_begins_again_with_a_retry(world: World) -> None:
     assert "in time" == await handle.result()
 
 
+@es.workflow
+async def cautious_trip() -> str:
+    async with es.saga() as saga:
+        await saga.do(book("flight"), undo=book("flight back"))
+        await saga.do(book("hotel"), undo=book("hotel back"))
+        await book("car")
+    return "never"
+
+
+async def test_a_run_whose_steps_were_undone_is_not_retried(world: World) -> None:
+    broken.add("car")
+    _, handle = await failed(world, cautious_trip(), "t", cautious_trip)
+
+    with pytest.raises(es.IllegalState, match="have been undone"):
+        await handle.retry()
+
+
+async def test_a_run_that_could_not_undo_goes_on_undoing_where_it_stopped(world: World) -> None:
+    """Not forward: what made it undo its steps has happened, although it would not happen now."""
+    broken.update(("car", "flight back"))
+    engine = await world.engine(cautious_trip)
+    handle = await engine.start(cautious_trip(), id="t")
+    with pytest.raises(es.RunDead):
+        await handle.result()
+    broken.clear()
+
+    await handle.retry("the airline answers again")
+
+    with pytest.raises(es.RunFailed, match="car is down"):
+        await handle.result()
+    assert {"flight": 1, "hotel": 1, "car": 1, "hotel back": 1, "flight back": 2} == dict(calls)
+
+
+async def test_a_cancelled_run_that_could_not_undo_ends_as_cancelled_once_it_can(world: World) -> None:
+    broken.add("hotel back")
+    engine = await world.engine(slow_trip)
+    handle = await engine.start(slow_trip(), id="t")
+    await until(lambda: bool(calls["late"]))
+    await handle.cancel("rain")
+    with pytest.raises(es.RunDead):
+        await handle.result()
+    broken.clear()
+
+    await handle.retry()
+
+    with pytest.raises(es.RunCancelled, match="rain"):
+        await handle.result()
+    assert {"hotel": 1, "late": 1, "hotel back": 2} == dict(calls)
+
+
+@es.workflow
+async def slow_trip() -> None:
+    async with es.saga() as saga:
+        await saga.do(book("hotel"), undo=book("hotel back"))
+        await slow("late")
+
+
 # --- pause and resume ---------------------------------------------------------------------------------------------------------
 
 

@@ -146,6 +146,8 @@ class Program:
                 self._mailbox.receive(event)
             if ledger.is_fork and ledger.is_exhausted:
                 self._reseed()
+            if ledger.has_compensated:
+                self.cancel_requested = ledger.cancel
 
     # --- activation -------------------------------------------------------------------------------------------------------
 
@@ -221,7 +223,7 @@ class Program:
         assert self.start is not None, "a journal begins with RunCreated"
         args, kwargs = self.workflow.arguments.decode(self.start.args)
         self._main = self.loop.create_main_task(self.workflow.function(*args, **kwargs))
-        if self.cancel_requested is not None:
+        if self.cancel_requested is not None and (self._ledger is None or not self._ledger.has_compensated):
             self._stop()  # It is not called at all.
 
     def _stop(self) -> None:
