@@ -15,6 +15,8 @@ from datetime import datetime
 from random import Random
 from typing import Any, Protocol
 
+from msgspec import Raw
+
 from everstep.records import UndoRecord
 
 
@@ -31,6 +33,15 @@ class Asked(Protocol):
     def stop(self, *, cut_off: bool) -> None:
         """Ask that it come to an end, and go on waiting for its outcome. See ``StopRequested``. Safe to repeat."""
         ...
+
+
+class Said(Protocol):
+    """What a person decided about a step."""
+
+    @property
+    def result(self) -> Raw: ...
+    @property
+    def skipped(self) -> bool: ...
 
 
 class UndoScope(Protocol):
@@ -56,8 +67,13 @@ class UndoScope(Protocol):
         """It has undone all."""
         ...
 
-    def give_up(self, undo: UndoRecord, error: BaseException) -> Awaitable[None]:
-        """A compensation failed for good: to be awaited, never to return."""
+    @property
+    def has_open(self) -> bool:
+        """A saga is open."""
+        ...
+
+    def give_up(self, undo: UndoRecord, key: str, error: BaseException) -> Awaitable[Said | None]:
+        """A compensation failed for good: the run is dead, and goes on from here when it is retried."""
         ...
 
     def hold(self, futures: Iterable[Any]) -> Awaitable[None]:

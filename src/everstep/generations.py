@@ -25,7 +25,7 @@ def continue_as_new(call: Call[Any]) -> NoReturn:
         call: A call of the workflow that is running, with the arguments to begin with; it is used up.
 
     Raises:
-        UsageError: Outside a workflow, or a call of another one. The run goes on as it was.
+        UsageError: Outside a workflow, a call of another one, or a saga is open. The run goes on as it was.
         Unencodable: An argument cannot be stored. The run goes on as it was.
     """
     require_call(call, "es.continue_as_new")
@@ -36,6 +36,12 @@ def continue_as_new(call: Call[Any]) -> NoReturn:
         raise UsageError(
             f"es.continue_as_new({call!r}) was called {running}. Nothing was changed. Give it a call of the workflow that is "
             "running; to go on with another one, await it as a child."
+        )
+    if scope.undoing.has_open:
+        call.close()
+        raise UsageError(
+            f"es.continue_as_new({call!r}) was called while a saga is open, whose undos would be lost. Nothing was changed. "
+            "Leave the saga first."
         )
     args = call.encoded()
     call.take()

@@ -8,7 +8,7 @@ raises ``IllegalState`` and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Raw, Struct
@@ -25,6 +25,7 @@ from everstep.events import (
     ResultReused,
     RunContinued,
     RunCreated,
+    RunDied,
     RunDiscarded,
     RunForked,
     RunPaused,
@@ -41,7 +42,7 @@ from everstep.events import (
 )
 from everstep.ids import check_run_id, new_run_id
 from everstep.journal import Entry, verify_chain
-from everstep.records import Message, Micros, RunRecord, Status
+from everstep.records import Message, Micros, RunRecord, Status, UndoRecord
 from everstep.stores.base import Created, NewRun, Settlement, Store
 
 OUTCOMES = (StepCompleted, StepFailed, StepOutcomeUnknown, StepOverridden)
@@ -105,12 +106,13 @@ async def retry(runs: Runs, run_id: str, by: By) -> None:
     """Reopen a failed or dead run: its code begins again, and nothing that it finished is executed again.
 
     Raises:
-        IllegalState: It has not failed; or its parent has been told of its failure; or a saga has undone its steps.
+        IllegalState: It has not failed; its parent has been told of its failure; or a saga has undone what it did.
     """
 
     async def decide(run: RunRecord) -> RunRecord | None:
-        await _refuse_retry(runs, run)
-        return await _settle(runs, run, [_retried(runs, run, by)], Status.QUEUED, runs.store.now())
+        _refuse_retry(run)
+        goes_on = _goes_on(run, await _events(runs, run))
+        return await _settle(runs, run, [_retried(runs, run, by, goes_on=goes_on)], Status.QUEUED, runs.store.now())
 
     await _decided(runs, run_id, decide)
 
@@ -126,31 +128,42 @@ async def discard(runs: Runs, run_id: str, by: By) -> None:
     await _decided(runs, run_id, decide)
 
 
-def _retried(runs: Runs, run: RunRecord, by: By) -> RunRetried:
+def _retried(runs: Runs, run: RunRecord, by: By, *, goes_on: bool) -> RunRetried:
     """The run gets its whole time limit again: it may be what it failed of."""
     created = first_event(run.created)
     limit = None if created.deadline_at is None else runs.store.now() + created.deadline_at - run.created_at
-    return RunRetried(by.reason, by.actor, limit)
+    return RunRetried(by.reason, by.actor, limit, goes_on)
 
 
-async def _refuse_retry(runs: Runs, run: RunRecord) -> None:
+def _goes_on(run: RunRecord, events: Sequence[Event]) -> bool:
+    """Whether a retry goes on where the run stopped, since a saga has undone steps."""
+    if not has_compensated(events):
+        return False
+    if run.status is Status.FAILED:
+        raise _illegal(run, "retried", "Its steps have been undone, so there is nothing to go on from: start a new run.")
+    return True
+
+
+def has_compensated(events: Sequence[Event]) -> bool:
+    """Whether a saga has undone steps, or begun to, since the code last began. Pure."""
+    compensated = False
+    for event in events:
+        match event:
+            case CompensationBegan():
+                compensated = True
+            case RunContinued() | RunRetried(goes_on=False):
+                compensated = False
+            case _:
+                pass
+    return compensated
+
+
+def _refuse_retry(run: RunRecord) -> None:
     if run.status not in (Status.FAILED, Status.DEAD):
         raise _illegal(run, "retried", "Only a failed or dead run can be.")
     if run.parent_key is not None:
         parent = run.run_id.rpartition("/")[0] or "that started it"
         raise _illegal(run, "retried", f"The run {parent} has been told how it ended: retry that one.")
-    if run.status is Status.FAILED:
-        entries = await runs.store.load(run.run_key, run.version)
-        if has_compensated(_verified(entries, run)):
-            raise _illegal(run, "retried", "Its steps have been undone, so there is nothing to go on from: start a new run.")
-
-
-def has_compensated(events: Iterable[Event]) -> bool:
-    """A saga has undone steps in the newest segment. Pure."""
-    undone = False
-    for event in events:
-        undone = isinstance(event, CompensationBegan) or (undone and not isinstance(event, RunContinued))
-    return undone
 
 
 # --- one step ---------------------------------------------------------------------------------------------------------------
@@ -167,15 +180,17 @@ async def override(runs: Runs, run_id: str, step: str, result: object, by: By, *
     async def decide(run: RunRecord) -> RunRecord | None:
         if run.status.is_final:
             raise _illegal(run, "changed", "It is over.")
-        entries = await runs.store.load(run.run_key, run.version)
-        key = unfinished_step(_verified(entries, run), step)
+        events = await _events(runs, run)
+        goes_on = run.status.is_at_rest and _goes_on(run, events)
+        key = stuck_undo(events, step) if goes_on else unfinished_step(events, step)
         if key is None:
             raise _illegal(run, "changed", f"It has no step {step} that is unfinished or has failed.")
         event = StepOverridden(key, value, skip, by.reason, by.actor)
         if not run.status.is_at_rest:
             return await runs.store.post(run_id, _message(event))
-        await _refuse_retry(runs, run)
-        return await _settle(runs, run, [event, _retried(runs, run, by)], Status.QUEUED, runs.store.now())
+        _refuse_retry(run)
+        retried = _retried(runs, run, by, goes_on=goes_on)
+        return await _settle(runs, run, [event, retried], Status.QUEUED, runs.store.now())
 
     await _decided(runs, run_id, decide)
 
@@ -194,6 +209,26 @@ def unfinished_step(events: Sequence[Event], step: str) -> str | None:
             case _:
                 pass
     return next((key for key, name in reversed(names.items()) if step in (key, name)), None)
+
+
+def stuck_undo(events: Sequence[Event], step: str) -> str | None:
+    """Key of the compensation (or, if it has none, of the step) of that name that a dead run could not go on at. Pure."""
+    asked: dict[tuple[str, str], str] = {}
+    stuck: UndoRecord | None = None
+    for event in events:
+        match event:
+            case (
+                StepScheduled(key=key, step=name, undoes=str(undoes)) | ChildStarted(key=key, workflow=name, undoes=str(undoes))
+            ):
+                asked[name, undoes] = key
+            case RunDied(undo_left=[first, *_]):
+                stuck = first
+            case _:
+                pass
+    if stuck is None:
+        return None
+    key = asked[stuck.undo, stuck.key] if stuck.undo else stuck.key
+    return key if step in (key, stuck.undo or stuck.step) else None
 
 
 # --- forks ------------------------------------------------------------------------------------------------------------------
@@ -223,6 +258,8 @@ async def fork(runs: Runs, run_id: str, request: Fork, by: By) -> str:
     entries = await runs.store.load(run.run_key, run.version)
     verify_chain(entries, run_key=run.run_key, run_id=run.run_id)
     version, edits = place_of(run, entries, request)
+    if has_compensated(_verified(entries[:version], run)):
+        raise _illegal(run, f"forked at version {version}", "Its steps have been undone by then: fork it before that.")
     created = _created_at_version(run, entries[:version], runs.store.now(), request)
     forked = RunForked(
         run_id=run.run_id,
@@ -355,6 +392,10 @@ async def _settle(
 
 def _message(event: Event) -> Message:
     return Message(event=encode_event(event))
+
+
+async def _events(runs: Runs, run: RunRecord) -> list[Event]:
+    return _verified(await runs.store.load(run.run_key, run.version), run)
 
 
 def _verified(entries: Sequence[Entry], run: RunRecord) -> list[Event]:

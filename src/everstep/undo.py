@@ -34,8 +34,8 @@ from itertools import count
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeGuard, TypeVar
 
-from everstep.ambient import Asked, UndoScope, WorkflowScope, step_scope, workflow_scope
-from everstep.definitions import Call, Step, Workflow
+from everstep.ambient import Asked, Said, UndoScope, WorkflowScope, step_scope, workflow_scope
+from everstep.definitions import Call, Definition, Step, Workflow
 from everstep.errors import Evicted, NondeterminismError, RunDead, StepError, StepOutcomeUnknown, UsageError
 from everstep.records import UndoRecord
 
@@ -164,8 +164,8 @@ class Saga:
         if self._undos:
             key = self._undoing.began([undo.record() for undo in reversed(self._undos)])
             while self._undos:
-                await self._undo_one(self._undos[-1])
-                self._undos.pop()
+                if await self._is_undone(self._undos[-1]):
+                    self._undos.pop()
             self._undoing.ended(key)
         self._undone.set_result(None)
 
@@ -177,23 +177,26 @@ class Saga:
         for undo in self._undos:
             undo.settle()
 
-    async def _undo_one(self, undo: _Undo) -> None:
-        error = await self._try_to(undo)
-        if error is not None:
-            await self._undoing.give_up(undo.record(), error)
+    async def _is_undone(self, undo: _Undo) -> bool:
+        """Undo it. False: a person wants it tried again, perhaps with what the step came to."""
+        key, error = await self._try_to(undo)
+        if error is None:
+            return True
+        said = await self._undoing.give_up(undo.record(), key, error)
+        return said is not None and undo.is_settled_by(said)
 
-    async def _try_to(self, undo: _Undo) -> BaseException | None:
-        """Undo it. Returns why that failed for good, or None."""
+    async def _try_to(self, undo: _Undo) -> tuple[str, BaseException | None]:
+        """Undo it. Returns the key of what was tried, and why it failed for good, or None."""
         if undo.call is None:
-            return undo.why_not
+            return undo.key, undo.why_not
         try:
             asked = self._issue(undo.call, undoes=undo.key, maybe=undo.is_maybe)
         except NondeterminismError:
             raise
-        except Exception as error:  # noqa: BLE001  # arguments that cannot be stored, say: it cannot be undone
-            return error
+        except Exception as error:  # noqa: BLE001  # the store's limits, say: it cannot be undone
+            return undo.key, error
         await self._undoing.hold([asked])
-        return _error_of(asked)
+        return asked.key, _error_of(asked)
 
     # --- for the run ----------------------------------------------------------------------------------------------------------
 
@@ -266,6 +269,7 @@ class _Undo:
         self.is_maybe = False
         self.why_not: Exception | None = None
         self._make: Callable[[Any], Call[Any]] | None = None
+        self._definition: Definition | None = None
         self._is_dropped = False
         if _is_call(undo):
             self.call = _Fixed(undo, undo.source)
@@ -274,6 +278,7 @@ class _Undo:
 
     def follow(self, call: Call[Any], asked: Asked) -> None:
         """It is the undo of this step, which has just been asked for."""
+        self._definition = call.definition
         self.step, self.source, self.key, self.asked = call.definition.name, call.source, asked.key, asked
 
     def place_of(self) -> int:
@@ -311,6 +316,13 @@ class _Undo:
                     step=self.step,
                     maybe=True,
                 )
+
+    def is_settled_by(self, said: Said) -> bool:
+        """A person decided: that it is undone already, or what the step came to (then its undo can be made at last)."""
+        if self.call is None and not said.skipped and self._definition is not None:
+            self._make_call(self._definition.result.decode(bytes(said.result)))
+            return False
+        return True
 
     def _make_call(self, result: Any) -> None:
         # At once, not when it is needed: what a lambda refers to may have another value by then.
@@ -441,7 +453,11 @@ class _Nowhere:
     def began(self, plan: Sequence[UndoRecord]) -> str:
         return ""
 
-    async def give_up(self, undo: UndoRecord, error: BaseException) -> None:
+    @property
+    def has_open(self) -> bool:
+        return False
+
+    async def give_up(self, undo: UndoRecord, key: str, error: BaseException) -> Said | None:
         raise error
 
     async def hold(self, futures: Iterable[Any]) -> None:

@@ -135,12 +135,12 @@ class Run:
         self.execution = replayed(self.workflow, self.entries, self.run_id, shared=self._shared)
         self.waiting.append(Waiting.of(self.execution))
 
-    def retry(self, *first: Event, workflow: Workflow[..., Any] | None = None) -> None:
+    def retry(self, *first: Event, workflow: Workflow[..., Any] | None = None, goes_on: bool = False) -> None:
         """It failed, and an operator reopens it, perhaps with corrected code; another worker takes it."""
         self.execution.program.evict()
         if workflow is not None:
             self.workflow, self._of_other_code = workflow, len(self.entries) + 1
-        for events in ([*first, RunRetried("once more", "ops")], [RunClaimed("worker-3")]):
+        for events in ([*first, RunRetried("once more", "ops", goes_on=goes_on)], [RunClaimed("worker-3")]):
             last = self.entries[-1]
             self.entries.append(seal(last.hash, RUN_KEY, last.version + 1, last.epoch + 1, self.now, False, events))
             self.execution = replayed(self.workflow, self.entries, self.run_id, shared=self._shared)

@@ -395,6 +395,9 @@ def record_sagas() -> None:
     run.feed(StepOutcomeUnknown(run.key_of("pay")))
     run.check_replays()
     write("stranded", run)
+    run.retry(StepOverridden("0:2", msgspec.Raw(b'"receipt"'), actor="ann"), goes_on=True)
+    run.finish().check_replays()
+    write("stranded_retried", run)
     evict_all()
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 import everstep as es
 from everstep.core.snapshots import fold
 from everstep.events import (
+    NO_PAYLOAD,
     RunDied,
     RunFailed,
     StepCompleted,
+    StepFailed,
     StepOutcomeUnknown,
+    StepOverridden,
     StepScheduled,
 )
 from everstep.records import Status, UndoRecord
@@ -171,6 +175,82 @@ def test_a_function_that_makes_no_undo_is_told_where_the_step_was_done() -> None
         return "not told"
 
     assert "told" == drive(mistaken()).result
+
+
+# --- going on -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_stuck_goes_on_undoing_where_it_stopped() -> None:
+    run = give_up(stubborn(), at="b")
+    run.retry(goes_on=True)
+    run.finish().check_replays()
+
+    assert "success" == run.result, "undone in the end: now its error is handled like any other"
+    assert [f"ticket {name}" for name in ("c", "b", "b", "a")] == undone(run)
+
+
+def test_what_a_person_undid_by_hand_is_not_undone_again() -> None:
+    run = give_up(stubborn(), at="b")
+    [stuck] = [event.key for event in run.entries[-1].decoded() if isinstance(event, StepFailed)]
+    run.retry(StepOverridden(stuck, NO_PAYLOAD, skipped=True), goes_on=True)
+    run.finish().check_replays()
+
+    assert "success" == run.result
+    assert ["ticket c", "ticket b", "ticket a"] == undone(run)
+
+
+@es.workflow
+async def unsure() -> None:
+    async with es.saga() as saga:
+        await saga.do(book("a"), undo=unbook)
+        await saga.do(pay("x"), undo=unbook)
+
+
+@pytest.mark.parametrize(
+    ("decision", "then"),
+    [
+        (StepOverridden("0:2", Raw(b'"found it"')), ["found it", "ticket a"]),
+        (StepOverridden("0:2", NO_PAYLOAD, skipped=True), ["ticket a"]),
+    ],
+)
+def test_a_person_who_finds_out_what_a_step_came_to_lets_it_be_undone(decision: StepOverridden, then: list[str]) -> None:
+    run = Run(unsure())
+    run.begin()
+    run.feed(run.done("book"))
+    run.feed(StepOutcomeUnknown("0:2"))
+    assert isinstance(run.ending, RunDied)
+    run.retry(decision, goes_on=True)
+    run.finish().check_replays()
+
+    assert isinstance(run.ending, RunFailed)
+    assert then == undone(run)
+
+
+def test_a_cause_that_was_not_removed_ends_it_dead_again() -> None:
+    run = Run(unsure())
+    run.begin()
+    run.feed(run.done("book"))
+    run.feed(StepOutcomeUnknown("0:2"))
+    run.retry(goes_on=True)
+    run.feed()
+    run.check_replays()
+
+    assert isinstance(run.ending, RunDied)
+    assert 2 == len(run.ending.undo_left)
+
+
+def test_code_is_not_continued_as_new_inside_a_saga() -> None:
+    """What it had to undo would be lost."""
+
+    @es.workflow
+    async def again() -> str:
+        async with es.saga():
+            try:
+                es.continue_as_new(again())
+            except es.UsageError as error:
+                return str(error)
+
+    assert "a saga is open" in drive(again()).result
 
 
 # --- what it looks like --------------------------------------------------------------------------------------------

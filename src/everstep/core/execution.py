@@ -104,11 +104,16 @@ class Execution:
     def must_activate(self) -> bool:
         """The code has something to do although nothing new arrived: it has not begun, or an entry left it inputs."""
         waiting = any(not isinstance(event, AUDIT) for event in self._undrained)
+        # Of a run that was given up and is here all the same, a saga has to be told that it may go on.
+        waiting = waiting or self.program.ending is not None
         return waiting or not self.program.has_begun
 
     @property
     def deadline_at(self) -> Micros | None:
         """The run's own time limit."""
+        for event in reversed(self._undrained):
+            if isinstance(event, RunRetried):
+                return event.deadline_at
         return None if self.program.start is None else self.program.start.deadline_at
 
     # --- what was -----------------------------------------------------------------------------------------------------------
@@ -160,7 +165,7 @@ class Execution:
         Returns:
             How many entries that is, and whether of the next one only what follows its cut is to be replayed.
         """
-        retried = max((n for n, each in enumerate(events, 1) if _has(each, RunRetried)), default=0)
+        retried = max((n for n, each in enumerate(events, 1) if any(map(_begins_again, each))), default=0)
         cut = max((n for n, each in enumerate(events) if _has(each, RunContinued)), default=0)
         begin = retried if thoroughly or retried > cut else cut
         ledger = shared
@@ -285,6 +290,10 @@ def _has(events: Iterable[Event], kind: type[Event]) -> bool:
 
 def _inputs(events: Iterable[Event]) -> list[Input]:
     return [event for event in events if not isinstance(event, (*COMMANDS, *ENDINGS, *VERDICTS))]
+
+
+def _begins_again(event: Event) -> bool:
+    return isinstance(event, RunRetried) and not event.goes_on
 
 
 def _segments(events: Sequence[Event]) -> tuple[Sequence[Event], *tuple[tuple[RunContinued, Sequence[Event]], ...]]:

@@ -23,7 +23,7 @@ from hashlib import blake2b
 from random import Random
 from typing import Any, assert_never
 
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from everstep.codec import ArgumentsCodec, Undecodable, describe_error
 from everstep.core.failures import failure_of
@@ -146,8 +146,6 @@ class Program:
                 self._mailbox.receive(event)
             if ledger.is_fork and ledger.is_exhausted:
                 self._reseed()
-            if ledger.has_compensated:
-                self.cancel_requested = ledger.cancel
 
     # --- activation -------------------------------------------------------------------------------------------------------
 
@@ -223,7 +221,7 @@ class Program:
         assert self.start is not None, "a journal begins with RunCreated"
         args, kwargs = self.workflow.arguments.decode(self.start.args)
         self._main = self.loop.create_main_task(self.workflow.function(*args, **kwargs))
-        if self.cancel_requested is not None and (self._ledger is None or not self._ledger.has_compensated):
+        if self.cancel_requested is not None:
             self._stop()  # It is not called at all.
 
     def _stop(self) -> None:
@@ -302,7 +300,12 @@ class Program:
                 operation = self.operations.pop(key, None)
                 if operation is not None and not operation.done():
                     self._override(operation, result, skipped=skipped)
-            case RunClaimed() | RunResumed() | RunUnpaused() | RunRetried() | RunForked() | PauseRequested():
+                self.undoing.decided(event)
+            case RunRetried(deadline_at=deadline_at):
+                self.ending = None
+                self.start = self.start and structs.replace(self.start, deadline_at=deadline_at)
+                self.undoing.go_on()
+            case RunClaimed() | RunResumed() | RunUnpaused() | RunForked() | PauseRequested():
                 pass
             case _:
                 assert_never(event)

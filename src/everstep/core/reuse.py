@@ -7,9 +7,8 @@ that was corrected in between gets the results of whatever it still asks for: a 
 digest of its arguments, as replay compares them.
 
 What is kept: results of steps and children, and what a person said that a step came to. What failed is asked for again, with
-two exceptions: a step that may be executed at most once, and everything but the compensations of a run whose sagas have undone
-steps, since what made them do so must happen again: it goes on undoing. (So must the cancel that did.) Timers keep their due
-time. Signals that had arrived are there again, in order.
+one exception: a step that may be executed at most once. (A run whose saga has undone steps never begins again: see
+``RunRetried``.) Timers keep their due time. Signals that had arrived are there again, in order.
 """
 
 from __future__ import annotations
@@ -21,13 +20,10 @@ import msgspec
 from msgspec import Raw, Struct
 
 from everstep.events import (
-    CancelRequested,
     ChildFailed,
     ChildRefused,
     ChildStarted,
     ChildSucceeded,
-    CompensationBegan,
-    DeadlinePassed,
     Event,
     ResultReused,
     RunContinued,
@@ -96,8 +92,6 @@ class Ledger:
         signals: All that have arrived, in order.
         retries: How often the run was retried in this segment.
         is_fork: It was taken over from another run.
-        has_compensated: A saga has begun to undo its steps.
-        cancel: The cancel that had arrived, if one did.
     """
 
     def __init__(self) -> None:
@@ -105,8 +99,6 @@ class Ledger:
         self.signals: list[SignalReceived] = []
         self.retries = 0
         self.is_fork = False
-        self.has_compensated = False
-        self.cancel: CancelRequested | DeadlinePassed | None = None
         self._asked: dict[str, Identity] = {}
         self._good: dict[Identity, Good] = {}
         self._bad: dict[Identity, Bad] = {}
@@ -143,12 +135,8 @@ class Ledger:
                 self._due[key, delay] = due_at
             case SignalReceived():
                 self.signals.append(event)
-            case CompensationBegan():
-                self.has_compensated = True
-            case CancelRequested() | DeadlinePassed():
-                self.cancel = self.cancel or event
             case RunRetried(deadline_at=deadline_at):
-                self.retries += 1
+                self.retries += not event.goes_on
                 if self.start is not None:
                     self.start = msgspec.structs.replace(self.start, deadline_at=deadline_at)
             case _:
@@ -174,7 +162,6 @@ class Ledger:
             identity = (event.key, event.workflow, True, event.digest)
         found = self._good.get(identity)
         self._used.add(identity)
-        even_bad = even_bad or (self.has_compensated and event.undoes is None)
         return found if found is not None or not even_bad else self._bad.get(identity)
 
     @property

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from everstep.codec import describe_error
 from everstep.core.loop import HeldFuture, ReplayFuture
 from everstep.core.undone import show_undo
-from everstep.events import CommandEvent, CompensationBegan, CompensationEnded, RunDied
+from everstep.events import CommandEvent, CompensationBegan, CompensationEnded, RunDied, StepOverridden
 from everstep.records import UndoRecord
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Undoing:
         self._open: dict[OpenSaga, ReplayTask[Any] | None] = {}
         self._told: set[OpenSaga] = set()
         self._began: dict[str, str] = {}
+        self._given_up: dict[str, HeldFuture[StepOverridden | None]] = {}
+        self._decisions: dict[str, StepOverridden] = {}
         self._last_place = 0
 
     @property
@@ -81,17 +83,29 @@ class Undoing:
         self._program.step = self._began.pop(key, self._program.step)
         self._record(CompensationEnded(key))
 
-    def give_up(self, undo: UndoRecord, error: BaseException) -> HeldFuture[None]:
-        """A compensation failed for good: the run is dead, and the saga stays where it is."""
+    def give_up(self, undo: UndoRecord, key: str, error: BaseException) -> HeldFuture[StepOverridden | None]:
+        """A compensation failed for good: the run is dead, and the saga stays where it is.
+
+        Args:
+            undo: What could not be undone.
+            key: Command key of the compensation; of the step itself if there is none. What a person decides is about this.
+            error: Why.
+
+        Returns:
+            Done when the run is retried: with what a person decided, or None to try again.
+        """
         left = self._left()
         reason = (
             f"a saga could not undo {undo.step or 'what was registered by hand'}: "
             f"{f'{undo.undo} failed for good' if undo.undo else 'how is not known'}.\n"
             f"Left to undo, in this order: {', '.join(map(show_undo, left))}. Nothing more of that was executed, because sagas "
-            "undo in reverse order. Find out what the outside looks like, remove the cause, and undo what is left."
+            "undo in reverse order. Remove the cause and retry the run: it goes on undoing where it stopped. Or undo this by "
+            f"hand and say so with handle.skip_step({(undo.undo or undo.step)!r}): it goes on with the next."
         )
         self._program.ending = self._program.ending or RunDied(reason, left, describe_error(error))
-        return HeldFuture(loop=self._program.loop)
+        stuck: HeldFuture[StepOverridden | None] = HeldFuture(loop=self._program.loop)
+        self._given_up[key] = stuck
+        return stuck
 
     def hold(self, futures: Iterable[Any]) -> HeldFuture[None]:
         """A future that is done when all of these are, whatever they came to; see the module."""
@@ -116,6 +130,17 @@ class Undoing:
         return self._program.loop.create_future()
 
     # --- called by the program ----------------------------------------------------------------------------------------------
+
+    def decided(self, decision: StepOverridden) -> None:
+        """A person said what a step came to: perhaps one that a saga is stuck at."""
+        if decision.key in self._given_up:
+            self._decisions[decision.key] = decision
+
+    def go_on(self) -> None:
+        """The run was reopened: sagas that could not undo try again, or do as a person decided."""
+        given_up, self._given_up = self._given_up, {}
+        for key, stuck in given_up.items():
+            stuck.set_result(self._decisions.pop(key, None))
 
     def stop_stray(self) -> bool:
         """The main task is done: cancel the tasks that still hold a saga open, each once. Whether there were any."""
