@@ -40,6 +40,8 @@ WHERE (SELECT runs.epoch = it.epoch AND runs.worker_key = it.worker_key FROM eve
 ON CONFLICT DO NOTHING RETURNING run_key
 """  # noqa: S608
 
+# The rows at hand are many, and a join of two such lists would be a loop in a loop. So what is known of an entry is carried
+# along, and ``(… IN (SELECT …)) IS TRUE`` is asked of a hash table, which ``IN`` alone would not be.
 _FULL: Final = f"""
 WITH clock AS MATERIALIZED (SELECT {NOW} AS now),
 it AS MATERIALIZED (
@@ -50,10 +52,11 @@ it AS MATERIALIZED (
     AS it(run_key, version, epoch, at, cursor, drained, status, step, hash, events, worker_key, not_before,
           place, consumed, frees, rests, must, wake_at, begins, run_id, workflow, code_version, max_recoveries, parent_key,
           parent_command, forked_from)
+    WHERE not_before IS NULL OR not_before <= (SELECT now FROM clock)
 ),
 held AS MATERIALIZED (
-    SELECT runs.run_key, runs.parent_key, it.place, it.rests, it.must = 'never'
-           OR runs.inbox_seq <= greatest(runs.inbox_done, it.consumed)
+    SELECT it.*, runs.parent_key AS parent,
+           it.must = 'never' OR runs.inbox_seq <= greatest(runs.inbox_done, it.consumed)
            OR (it.must = 'later' AND it.wake_at <= (SELECT now FROM clock)) AS may
     FROM it JOIN everstep.runs ON runs.run_key = it.run_key
     WHERE it.run_id IS NULL AND runs.worker_key = it.worker_key AND runs.epoch = it.epoch
@@ -69,52 +72,52 @@ born AS (
                               created_at, max_recoveries, inbox_done, parent_key, parent_command, forked_from)
     SELECT run_key, run_id, workflow, code_version, status, epoch, CASE WHEN frees THEN NULL ELSE worker_key END,
            CASE WHEN frees THEN wake_at END, 1, at, max_recoveries, consumed, parent_key, parent_command, forked_from
-    FROM it WHERE run_id IS NOT NULL AND version = 1 AND worker_key IN (SELECT worker_key FROM alive)
-              AND (not_before IS NULL OR not_before <= (SELECT now FROM clock))
+    FROM it WHERE run_id IS NOT NULL AND version = 1 AND (worker_key IN (SELECT worker_key FROM alive)) IS TRUE
     ORDER BY run_id ON CONFLICT DO NOTHING RETURNING run_key
 ),
 landed AS (
     INSERT INTO everstep.journal(run_key, version, epoch, at, cursor, drained, status, step, hash, events)
     SELECT run_key, version, epoch, at, cursor, drained, status, step, hash, events FROM it
-    WHERE run_key IN (SELECT run_key FROM born)
-       OR (run_id IS NULL
-           AND (SELECT CASE WHEN it.frees OR it.begins OR it.consumed > runs.inbox_done
-                THEN (SELECT held.may AND held.place < coalesce(
-                        (SELECT min(place) FROM held AS child WHERE child.rests AND child.parent_key IS NOT NULL), 2147483647)
-                      FROM held WHERE held.run_key = it.run_key)
-                ELSE runs.epoch = it.epoch AND runs.worker_key = it.worker_key END
-                FROM everstep.runs WHERE runs.run_key = it.run_key)
-           AND (SELECT true FROM everstep.journal WHERE journal.run_key = it.run_key AND journal.version = it.version - 1
-                AND journal.epoch = it.epoch)
-           AND (not_before IS NULL OR not_before <= (SELECT now FROM clock)))
+    WHERE run_id IS NOT NULL AND (run_key IN (SELECT run_key FROM born)) IS TRUE
+    UNION ALL
+    SELECT run_key, version, epoch, at, cursor, drained, status, step, hash, events FROM held
+    WHERE may AND place < coalesce((SELECT min(place) FROM held AS child WHERE rests AND parent IS NOT NULL), 2147483647)
+      AND (SELECT true FROM everstep.journal WHERE journal.run_key = held.run_key AND journal.version = held.version - 1
+           AND journal.epoch = held.epoch)
+    UNION ALL
+    SELECT run_key, version, epoch, at, cursor, drained, status, step, hash, events FROM it
+    WHERE run_id IS NULL AND NOT (frees OR begins)
+      AND (SELECT runs.epoch = it.epoch AND runs.worker_key = it.worker_key AND it.consumed <= runs.inbox_done
+           FROM everstep.runs WHERE runs.run_key = it.run_key)
+      AND (SELECT true FROM everstep.journal WHERE journal.run_key = it.run_key AND journal.version = it.version - 1
+           AND journal.epoch = it.epoch)
     ORDER BY run_key
     ON CONFLICT DO NOTHING RETURNING run_key
 ),
 changed AS (
     UPDATE everstep.runs
-    SET inbox_done = greatest(runs.inbox_done, it.consumed),
+    SET inbox_done = greatest(runs.inbox_done, held.consumed),
         deaths = 0,
-        base = CASE WHEN it.begins THEN it.version ELSE runs.base END,
-        status = CASE WHEN it.frees THEN it.status ELSE runs.status END,
-        worker_key = CASE WHEN it.frees THEN NULL ELSE runs.worker_key END,
-        wake_at = CASE WHEN it.frees THEN it.wake_at ELSE runs.wake_at END,
-        refused_by = CASE WHEN it.frees AND (it.rests OR it.status = 'paused') THEN '' ELSE runs.refused_by END
-    FROM it, landed, held
-    WHERE landed.run_key = it.run_key AND held.run_key = it.run_key AND it.run_id IS NULL AND runs.run_key = it.run_key
+        base = CASE WHEN held.begins THEN held.version ELSE runs.base END,
+        status = CASE WHEN held.frees THEN held.status ELSE runs.status END,
+        worker_key = CASE WHEN held.frees THEN NULL ELSE runs.worker_key END,
+        wake_at = CASE WHEN held.frees THEN held.wake_at ELSE runs.wake_at END,
+        refused_by = CASE WHEN held.rests OR held.status = 'paused' THEN '' ELSE runs.refused_by END
+    FROM held WHERE runs.run_key = held.run_key AND (held.run_key IN (SELECT run_key FROM landed)) IS TRUE
 ),
 settled AS (
-    DELETE FROM everstep.attempts USING unnest($28::int8[], $29::text[]) AS old(run_key, key), landed
-    WHERE attempts.run_key = old.run_key AND attempts.key = old.key AND landed.run_key = old.run_key
+    DELETE FROM everstep.attempts USING unnest($28::int8[], $29::text[]) AS old(run_key, key)
+    WHERE attempts.run_key = old.run_key AND attempts.key = old.key AND (old.run_key IN (SELECT run_key FROM landed)) IS TRUE
 ),
 dropped AS (
-    DELETE FROM everstep.attempts USING it, landed
-    WHERE it.rests AND it.run_id IS NULL AND landed.run_key = it.run_key AND attempts.run_key = it.run_key
+    DELETE FROM everstep.attempts USING held
+    WHERE attempts.run_key = held.run_key AND held.rests AND (held.run_key IN (SELECT run_key FROM landed)) IS TRUE
 ),
 kept AS (
     INSERT INTO everstep.attempts({rows.ATTEMPT})
     SELECT row.* FROM unnest($33::int8[], $34::text[], $35::int8[], $36::int8[], $37::int8[], $38::int8[], $39::bytea[],
                              $40::bytea[], $41::int8[]) AS row({rows.ATTEMPT})
-    JOIN landed USING (run_key)
+    WHERE (row.run_key IN (SELECT run_key FROM landed)) IS TRUE
     {rows.PUT_ATTEMPT}
 ),
 told AS MATERIALIZED (SELECT pg_notify($30::text, $31::text) WHERE $32::bool AND EXISTS (SELECT FROM landed))
