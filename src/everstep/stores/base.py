@@ -263,7 +263,10 @@ class Behind(Struct, frozen=True, gc=False):
 
 
 class TooEarly(Struct, frozen=True, gc=False):
-    """By the store's clock a timer of this entry is not due. Nothing was written."""
+    """Not now: by the store's clock a timer of this entry is not due, or a user's transaction holds a row that it needs.
+
+    Nothing was written. The same write may be tried again in a moment.
+    """
 
 
 class Refused(Struct, frozen=True, gc=False):

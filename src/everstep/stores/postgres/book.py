@@ -21,16 +21,19 @@ from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, 
 from everstep.stores import rules
 from everstep.stores.base import NewRun
 from everstep.stores.postgres import read, rows
+from everstep.stores.postgres.link import Row
 from everstep.stores.postgres.pool import Again, Tx
 
 # ``UNION``, not OR: each part is answered by its own index.
 _LOCK: Final = """
-SELECT run_key FROM everstep.runs WHERE run_key IN (
+SELECT run_key, run_id, parent_key FROM everstep.runs WHERE run_key IN (
     SELECT unnest($1::int8[])
     UNION SELECT run_key FROM everstep.runs WHERE run_id = ANY($2::text[])
     UNION SELECT parent_key FROM everstep.runs WHERE run_key = ANY($3::int8[]) AND parent_key IS NOT NULL
 ) ORDER BY run_key FOR NO KEY UPDATE
 """
+_LOCK_FREE: Final = f"{_LOCK.rstrip()} SKIP LOCKED"
+_SEE: Final = _LOCK.replace("FOR NO KEY UPDATE", "")
 _CLAIMED: Final = "SELECT run_key, claimed_version FROM everstep.runs WHERE run_key = ANY($1::int8[])"
 _KNOWN: Final = """
 SELECT run_key, dedupe FROM everstep.inbox
@@ -76,6 +79,26 @@ SELECT * FROM unnest($1::int8[], $2::text[], $3::int8[], $4::int8[], $5::int8[],
                      $9::int8[])
 {rows.PUT_ATTEMPT}
 """  # noqa: S608  # names of columns
+
+
+class Wanted(Struct, frozen=True):
+    """Runs to lock: by key, by id, and the parents of ``children``."""
+
+    keys: Sequence[RunKey]
+    ids: Sequence[str] = ()
+    children: Sequence[RunKey] = ()
+
+
+async def lock(tx: Tx, wanted: Wanted) -> list[RunKey]:
+    """Lock runs, in run order. Returns those that exist."""
+    return [row[0] for row in await tx.fetch(_LOCK, wanted.keys, list(wanted.ids), wanted.children)]
+
+
+async def lock_free(tx: Tx, wanted: Wanted) -> tuple[list[RunKey], list[Row]]:
+    """Lock those that nobody else holds. Returns them, and of the others run_key, run_id and parent_key."""
+    values = (wanted.keys, list(wanted.ids), wanted.children)
+    locked = [row[0] for row in await tx.fetch(_LOCK_FREE, *values)]
+    return locked, [row for row in await tx.fetch(_SEE, *values) if row[0] not in locked]
 
 
 class Page(Struct, eq=False):
@@ -132,11 +155,6 @@ class Book:
         self._by_id: dict[str, Page] = {}
         self._born: list[Page] = []
         self._known: set[tuple[RunKey, str]] = set()
-
-    @staticmethod
-    async def lock(tx: Tx, keys: Sequence[RunKey], ids: Sequence[str] = (), children: Sequence[RunKey] = ()) -> list[RunKey]:
-        """Lock runs by key, runs by id, and the parents of ``children``, in run order. Returns those that exist."""
-        return [run_key for (run_key,) in await tx.fetch(_LOCK, keys, list(ids), children)]
 
     async def read(self, keys: Sequence[RunKey]) -> None:
         """Read runs that are locked."""

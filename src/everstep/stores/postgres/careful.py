@@ -3,6 +3,9 @@ Landing under locks: the way of every write that the one statement of ``fast`` d
 
 All rows that the writes may touch are locked in run order and read; then each write is decided in its turn, exactly as
 ``stores/memory.py`` does it and by the same ``rules``; then everything is written at once.
+
+A row may be held by somebody for as long as a user's transaction takes (a message that is sent in one). The others of the batch
+do not wait for that: ``land_free`` leaves out who needs such a row, and says so.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from everstep.journal import Entry
 from everstep.records import Micros, RunKey, RunRecord, WorkerKey
 from everstep.stores import rules
 from everstep.stores.base import Append, Exists, Keep, Landed, NewRun, Outcome, Write
-from everstep.stores.postgres.book import Book, Page, new_record
+from everstep.stores.postgres.book import Book, Page, Wanted, lock, lock_free, new_record
 from everstep.stores.postgres.clock import NOW
 from everstep.stores.postgres.pool import Tx
 
@@ -24,6 +27,7 @@ from everstep.stores.postgres.pool import Tx
 _NOW_AND_ALIVE: Final = f"""
 SELECT {NOW}, ARRAY(SELECT worker_key FROM everstep.workers WHERE worker_key = ANY($2::int8[]) AND gone = '' FOR SHARE)
 """  # noqa: S608
+_PARENTS: Final = "SELECT run_key, run_id, parent_key FROM everstep.runs WHERE run_key = ANY($1::int8[])"
 _HASHES: Final = """
 SELECT run_key, version, hash FROM everstep.journal
 WHERE (run_key, version) IN (SELECT * FROM unnest($1::int8[], $2::int8[]))
@@ -33,31 +37,47 @@ _VERSION_MAX: Final = (1 << 63) - 1
 
 async def land(tx: Tx, batch: Sequence[Write], given: Micros | None) -> list[Outcome]:
     """Let a batch land, in order, in this transaction."""
-    return await _Landing(tx, batch).land(given)
+    return await _Landing(tx, batch, given).land(await lock(tx, wanted(batch)))
+
+
+async def land_free(tx: Tx, batch: Sequence[Write], given: Micros | None) -> list[Outcome | None]:
+    """The same for those whose rows nobody else holds; None for the others."""
+    locked, held = await lock_free(tx, wanted(batch))
+    names = {name for run_key, run_id, _ in held for name in (run_key, run_id)}
+    parents = {row[0]: row[2] for row in await tx.fetch(_PARENTS, wanted(batch).children)}
+    is_free = [names.isdisjoint((_run_key(each), *_ids(each), parents.get(_run_key(each)))) for each in batch]
+    free = [each for each, may in zip(batch, is_free, strict=True) if may]
+    answers = iter(await _Landing(tx, free, given).land(locked) if free else [])
+    return [next(answers) if may else None for may in is_free]
+
+
+def wanted(batch: Sequence[Write]) -> Wanted:
+    """All runs that a batch may touch."""
+    keys = sorted({key for key in map(_run_key, batch) if 0 <= key <= _VERSION_MAX})
+    ids = {run_id for write in batch for run_id in _ids(write) if rules.is_text(run_id)}
+    return Wanted(keys, sorted(ids), [_run_key(write) for write in batch if _rests(write)])
 
 
 class _Landing:
-    def __init__(self, tx: Tx, batch: Sequence[Write]) -> None:
+    def __init__(self, tx: Tx, batch: Sequence[Write], given: Micros | None) -> None:
         self._tx = tx
         self._batch = batch
+        self._given = given
         self._hashes: dict[tuple[RunKey, int], bytes] = {}
         self._alive: set[WorkerKey] = set()
         self._book: Book
 
-    async def land(self, given: Micros | None) -> list[Outcome]:
-        await self._look(given)
+    async def land(self, locked: Sequence[RunKey]) -> list[Outcome]:
+        await self._look(locked)
         outcomes = [self._land(each) for each in self._batch]
         await self._book.write()
         return outcomes
 
     # --- looking ------------------------------------------------------------------------------------------------------------
 
-    async def _look(self, given: Micros | None) -> None:
-        keys = sorted({key for key in map(_run_key, self._batch) if 0 <= key <= _VERSION_MAX})
-        ids = {run_id for write in self._batch for run_id in _ids(write) if rules.is_text(run_id)}
-        locked = await Book.lock(self._tx, keys, sorted(ids), [_run_key(write) for write in self._batch if _rests(write)])
+    async def _look(self, locked: Sequence[RunKey]) -> None:
         owners = sorted({write.worker_key for write in self._batch if isinstance(write, Append) and write.create is not None})
-        now, alive = await self._tx.one(_NOW_AND_ALIVE, given, owners)
+        now, alive = await self._tx.one(_NOW_AND_ALIVE, self._given, owners)
         self._alive = set(alive)
         self._book = Book(self._tx, now)
         await self._book.read(locked)

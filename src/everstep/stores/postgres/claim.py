@@ -19,7 +19,7 @@ from everstep.records import Micros, RunKey, RunRecord, Status, WorkerKey
 from everstep.stores import rules
 from everstep.stores.base import Claimed, ClaimRequest, Claims, death_of, judge_recovery
 from everstep.stores.postgres import read, workers
-from everstep.stores.postgres.book import Book, Page
+from everstep.stores.postgres.book import Book, Page, Wanted, lock
 from everstep.stores.postgres.careful import tell_parent
 from everstep.stores.postgres.clock import NOW
 from everstep.stores.postgres.pool import Tx
@@ -155,7 +155,7 @@ async def claim(tx: Tx, ask: Asked, died: Sequence[tuple[workers.Seen, rules.Why
     keys = [each.run_key for each in (*choice.taken, *choice.dead)]
     # Only the parents are not locked yet. The other rows are, in the order of their due times, which may cross with somebody's
     # run order: then the server ends one of the two, which begins anew.
-    locked = await Book.lock(tx, keys, children=[each.run_key for each in choice.dead])
+    locked = await lock(tx, Wanted(keys, children=[each.run_key for each in choice.dead]))
     book = Book(tx, await workers.time_of(tx, ask.given))
     await book.read(locked)
     owners = await _owners(tx, [page.record for key in keys if (page := book.by_key(key))])

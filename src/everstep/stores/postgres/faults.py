@@ -34,6 +34,11 @@ def is_transient(error: BaseException) -> bool:
     return link.sqlstate(error) in _TRANSIENT | _UNIQUE
 
 
+def is_lock(error: BaseException) -> bool:
+    """Somebody else holds a lock."""
+    return link.sqlstate(error) == "55P03"
+
+
 def is_of_connection(error: BaseException) -> bool:
     """The connection is of no use any more, and possibly none is."""
     return not isinstance(error, link.Error) or link.sqlstate(error).startswith(_CONNECTION)

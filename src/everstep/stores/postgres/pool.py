@@ -30,10 +30,12 @@ _CLOSE_SECONDS: Final = 2.0
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 # Behind a pooler nothing that was set before can be relied on.
-_BEGIN_POOLED: Final = "; ".join(
-    [_BEGIN, *(f"SET LOCAL {k} = '{v}'" for k, v in link.SETTINGS.items() if k.startswith(("en", "jit")))]
+_PLANNER: Final = "".join(
+    f"; SET LOCAL {name} = '{value}'" for name, value in link.SETTINGS.items() if name.startswith(("enable_", "jit"))
 )
-
+LOCK_SECONDS: Final = 10
+_MOMENT_MILLISECONDS: Final = 30
+"""Enough for whoever is just committing; a user's transaction may take for ever."""
 # Where it qualifies a name, or is what a statement ends with.
 _SCHEMA: Final = re.compile(rf"\b{SCHEMA_DEFAULT}(?=\.|$)")
 
@@ -42,6 +44,10 @@ T = TypeVar("T")
 
 class Again(Exception):
     """What the transaction read is no longer so; it is rolled back and begins anew."""
+
+
+class LockHeld(Exception):
+    """Another transaction holds what was needed. Nothing has happened."""
 
 
 class Names(dict[str, str]):
@@ -92,6 +98,9 @@ class Pool:
         self._address = address
         self.is_pooled = is_pooled
         self.names = Names(address.schema)
+        settings = _PLANNER if is_pooled else ""
+        self._begin = f"{_BEGIN}; SET LOCAL lock_timeout = {_MOMENT_MILLISECONDS}{settings}"
+        self._begin_patient = f"{_BEGIN}; SET LOCAL lock_timeout = {LOCK_SECONDS * 1000}{settings}"
         self._idle: list[Link] = []
         self._room = address.pool
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -103,11 +112,19 @@ class Pool:
         Raises:
             StoreUnavailable: It could not be done, or nobody knows whether it was.
         """
-        return await self._repeat(work, needs_transaction=self.is_pooled)
+        return await self._repeat(work, begin=self._begin_patient if self.is_pooled else "")
 
-    async def transact(self, work: Callable[[Tx], Awaitable[T]]) -> T:
-        """Do several things in one transaction. ``work`` may be run more than once; only the last time counts."""
-        return await self._repeat(work, needs_transaction=True)
+    async def transact(self, work: Callable[[Tx], Awaitable[T]], *, is_patient: bool = True) -> T:
+        """Do several things in one transaction. ``work`` may be run more than once; only the last time counts.
+
+        Args:
+            work: What to do.
+            is_patient: Whether to wait for a lock for ``LOCK_SECONDS``, or only for a moment.
+
+        Raises:
+            LockHeld: Somebody holds a lock that was needed, and it was not waited for.
+        """
+        return await self._repeat(work, begin=self._begin_patient if is_patient else self._begin)
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -123,24 +140,26 @@ class Pool:
         for each in idle:
             each.terminate()
 
-    async def _repeat(self, work: Callable[[Tx], Awaitable[T]], *, needs_transaction: bool) -> T:
+    async def _repeat(self, work: Callable[[Tx], Awaitable[T]], *, begin: str) -> T:
         for tries in range(1, TRIES_MAX + 1):
             try:
-                return await self._once(work, needs_transaction=needs_transaction)
+                return await self._once(work, begin)
             except (*faults.OF_DRIVER, Again) as error:
                 if tries == TRIES_MAX or not (isinstance(error, Again) or faults.is_transient(error)):
+                    if begin == self._begin and faults.is_lock(error):
+                        raise LockHeld from error
                     if faults.is_of_connection(error):
                         self.hang_up()
                     raise faults.translated(error, self._address) from error
             await asyncio.sleep(_PAUSE_SECONDS * tries * random.uniform(0.5, 1.5))
         raise AssertionError("the last try returns or raises")
 
-    async def _once(self, work: Callable[[Tx], Awaitable[T]], *, needs_transaction: bool) -> T:
+    async def _once(self, work: Callable[[Tx], Awaitable[T]], begin: str) -> T:
         connection = await self._take()
         is_clean = False
         try:
-            if needs_transaction:
-                answer = await self._in_transaction(connection, work)
+            if begin:
+                answer = await self._in_transaction(connection, work, begin)
             else:
                 answer = await work(Tx(connection, self.names))
             is_clean = True
@@ -154,8 +173,8 @@ class Pool:
             self._give_back(connection, is_clean=is_clean)
         return answer
 
-    async def _in_transaction(self, connection: Link, work: Callable[[Tx], Awaitable[T]]) -> T:
-        await connection.execute(_BEGIN_POOLED if self.is_pooled else _BEGIN)
+    async def _in_transaction(self, connection: Link, work: Callable[[Tx], Awaitable[T]], begin: str) -> T:
+        await connection.execute(begin)
         try:
             answer = await work(Tx(connection, self.names))
         except (link.Error, Again) as error:

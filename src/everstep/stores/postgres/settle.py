@@ -13,7 +13,7 @@ from everstep.records import Micros, RunKey, RunRecord, Status, WorkerKey
 from everstep.stores import rules
 from everstep.stores.base import Settlement
 from everstep.stores.postgres import workers
-from everstep.stores.postgres.book import Book, Page
+from everstep.stores.postgres.book import Book, Page, Wanted, lock
 from everstep.stores.postgres.careful import tell_parent
 from everstep.stores.postgres.pool import Tx
 
@@ -21,7 +21,7 @@ from everstep.stores.postgres.pool import Tx
 async def settle(tx: Tx, settlement: Settlement, given: Micros | None) -> RunRecord | None:
     """Write an entry to a run that nobody owns; None if it is not as the writer believes."""
     keys = [settlement.run_key]
-    locked = await Book.lock(tx, keys, children=keys)
+    locked = await lock(tx, Wanted(keys, children=keys))
     book = Book(tx, await workers.time_of(tx, given))
     await book.read(locked)
     page = book.by_key(settlement.run_key)

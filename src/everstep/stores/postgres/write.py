@@ -10,17 +10,20 @@ An error that one value may have caused halves the batch until the culprit is al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
 from everstep.errors import StoreError
-from everstep.records import RunKey
+from everstep.records import Micros, RunKey
 from everstep.stores import rules
-from everstep.stores.base import Append, Landed, Outcome, Refused, Write
+from everstep.stores.base import Append, Behind, Landed, Outcome, Refused, TooEarly, Write
 from everstep.stores.postgres import careful, fast, faults, link
 from everstep.stores.postgres.clock import ServerClock
-from everstep.stores.postgres.pool import Pool, Tx
+from everstep.stores.postgres.pool import LockHeld, Pool, Tx
 
-_TELL = "SELECT pg_notify($1, $2)"
+_TELL: Final = "SELECT pg_notify($1, $2)"
+
+T = TypeVar("T", bound=Outcome | None)
 
 
 class _Flush:
@@ -48,8 +51,26 @@ class _Flush:
         left = [write for write in batch if not (isinstance(write, Append) and write.entry.run_key in landed)]
         if not left:
             return [Landed()] * len(batch)
-        answers = iter(await self._pool.transact(lambda tx: self._land_carefully(tx, left)))
+        answers = iter(await self._land_left(left))
         return [Landed() if isinstance(write, Append) and write.entry.run_key in landed else next(answers) for write in batch]
+
+    async def _land_left(self, batch: Sequence[Write]) -> list[Outcome]:
+        try:
+            return await self._pool.transact(lambda tx: self._told(tx, batch, careful.land), is_patient=False)
+        except LockHeld:
+            free = await self._pool.transact(lambda tx: self._told(tx, batch, careful.land_free))
+            return [
+                await self._not_now(write) if outcome is None else outcome for write, outcome in zip(batch, free, strict=True)
+            ]
+
+    async def _not_now(self, write: Write) -> Outcome:
+        """A row that it needs is held by a transaction that may take long; the others must not wait for that."""
+        if isinstance(write, Append):
+            return TooEarly()
+        if write.release:
+            return Behind()  # Whoever holds it is most likely sending a message.
+        (outcome,) = await self._pool.transact(lambda tx: self._told(tx, [write], careful.land))
+        return outcome
 
     async def _land_fast(self, batch: Sequence[Write]) -> set[RunKey]:
         if not fast.is_for_all(batch):
@@ -58,8 +79,13 @@ class _Flush:
             return await self._pool.ask(lambda tx: fast.lean(tx, batch, self._now.given))
         return await self._pool.ask(lambda tx: fast.full(tx, batch, self._now.given, self._channel, self._sender))
 
-    async def _land_carefully(self, tx: Tx, batch: Sequence[Write]) -> list[Outcome]:
-        outcomes = await careful.land(tx, batch, self._now.given)
+    async def _told(
+        self,
+        tx: Tx,
+        batch: Sequence[Write],
+        land: Callable[[Tx, Sequence[Write], Micros | None], Awaitable[list[T]]],
+    ) -> list[T]:
+        outcomes = await land(tx, batch, self._now.given)
         if any(rules.is_news(write) and isinstance(outcome, Landed) for write, outcome in zip(batch, outcomes, strict=True)):
             await tx.fetch(_TELL, self._channel, self._sender)
         return outcomes
