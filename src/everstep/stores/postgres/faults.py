@@ -16,6 +16,19 @@ from everstep.errors import SchemaMismatch, StoreError, StoreFull, StoreUnavaila
 from everstep.stores.postgres import link
 from everstep.stores.postgres.address import Address
 
+
+class Exhausted(Exception):
+    """A transaction found at every try that somebody had been faster.
+
+    Attributes:
+        tries: How many.
+    """
+
+    def __init__(self, tries: int) -> None:
+        super().__init__(tries)
+        self.tries = tries
+
+
 OF_DRIVER: Final = (link.Error, link.InterfaceError, OSError, asyncio.TimeoutError)
 """Everything that a connection may raise."""
 OF_ONE_WRITE: Final = (link.Error, OverflowError, TypeError, ValueError)
@@ -56,6 +69,11 @@ def translated(error: BaseException, address: Address) -> StoreError:
     where, said, code = f"the store {address.shown}", link.said(error), link.sqlstate(error)
     known = "Acknowledged work is safe; whether the last write has happened, repeating it tells."
     waits = "Engines try again by themselves."
+    if isinstance(error, Exhausted):
+        return StoreUnavailable(
+            f"{where} is so busy with one run that a write lost {error.tries} times in a row. Nothing was written. {waits} "
+            "Look for two programs that drive the same run."
+        )
     match code:
         case "28P01" | "28000":
             return StoreUnavailable(

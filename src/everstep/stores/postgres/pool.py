@@ -34,7 +34,7 @@ _PLANNER: Final = "".join(
     f"; SET LOCAL {name} = '{value}'" for name, value in link.SETTINGS.items() if name.startswith(("enable_", "jit"))
 )
 LOCK_SECONDS: Final = 10
-_MOMENT_MILLISECONDS: Final = 30
+_MOMENT_MILLISECONDS: Final = 100
 """Enough for whoever is just committing; a user's transaction may take for ever."""
 # Where it qualifies a name, or is what a statement ends with.
 _SCHEMA: Final = re.compile(rf"\b{SCHEMA_DEFAULT}(?=\.|$)")
@@ -148,6 +148,8 @@ class Pool:
                 if tries == TRIES_MAX or not (isinstance(error, Again) or faults.is_transient(error)):
                     if begin == self._begin and faults.is_lock(error):
                         raise LockHeld from error
+                    if isinstance(error, Again):
+                        raise faults.translated(faults.Exhausted(tries), self._address) from None
                     if faults.is_of_connection(error):
                         self.hang_up()
                     raise faults.translated(error, self._address) from error

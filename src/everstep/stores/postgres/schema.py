@@ -8,8 +8,9 @@ everstep, is refused before anything in it is changed.
 
 The journal is only ever inserted into: an update would leave a dead row behind at every step. So what changes with every entry
 (version, hash, status, step) stands in the entry, and ``runs`` has only what changes with the owner: it is as old as the last
-claim, release or message. ``everstep.now_runs`` puts the two together. The columns that are compared as text have the collation
-"C": byte by byte, the same on every server, and usable for prefixes.
+claim, release or message. The view ``overview`` puts the two together; ``history`` has one row per event. The columns that are
+compared as text have the collation "C": byte by byte, the same on every server, and usable for prefixes. Events are ``text``,
+exactly as they were hashed; views read them as ``json``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from everstep.stores.postgres.pool import Tx
 SERVER_VERSION_MIN: Final = 13_00_00
 """The oldest that is still tested by its makers or was until a year ago."""
 
-_FIRST: Final = """
+_FIRST: Final = r"""
 CREATE TABLE everstep.meta(
     key text PRIMARY KEY,
     value text NOT NULL
@@ -109,11 +110,27 @@ CREATE TABLE everstep.attempts(
     PRIMARY KEY (run_key, key)
 );
 
+-- JSON may have an escaped NUL in it, which PostgreSQL does not take apart. People see its picture instead.
+CREATE FUNCTION everstep.shown(events text) RETURNS json LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT (CASE WHEN strpos(events, '\u0000') = 0 THEN events
+            ELSE regexp_replace(events, '(?<!\\)((?:\\\\)*)\\u0000', '\1\u2400', 'g') END)::json
+$$;
+
 CREATE VIEW everstep.history AS
     SELECT runs.run_id, journal.version, each.place - 1 AS place,
            to_timestamp(journal.at / 1e6) AS at, journal.epoch, each.facts ->> 'event' AS event, each.facts
     FROM everstep.journal JOIN everstep.runs USING (run_key)
-         CROSS JOIN LATERAL jsonb_array_elements(journal.events::jsonb) WITH ORDINALITY AS each(facts, place);
+         CROSS JOIN LATERAL json_array_elements(everstep.shown(journal.events)) WITH ORDINALITY AS each(facts, place);
+
+CREATE VIEW everstep.overview AS
+    SELECT runs.run_id, runs.workflow, CASE WHEN runs.worker_key IS NULL THEN runs.status ELSE head.status END AS status,
+           head.version, head.step, head.cursor, to_timestamp(runs.created_at / 1e6) AS created_at,
+           to_timestamp(head.at / 1e6) AS updated_at, to_timestamp(runs.wake_at / 1e6) AS wake_at,
+           workers.name AS worker, parents.run_id AS parent, runs.inbox_seq - runs.inbox_done AS unread
+    FROM everstep.runs
+         CROSS JOIN LATERAL (SELECT version, at, status, step, cursor FROM everstep.journal
+                             WHERE journal.run_key = runs.run_key ORDER BY version DESC LIMIT 1) AS head
+         LEFT JOIN everstep.workers USING (worker_key) LEFT JOIN everstep.runs AS parents ON parents.run_key = runs.parent_key;
 """
 _BIRTH: Final = """
 INSERT INTO everstep.meta VALUES ('application', 'everstep'), ('incarnation', replace(gen_random_uuid()::text, '-', ''))

@@ -21,13 +21,14 @@ from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, 
 from everstep.stores import rules
 from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Settlement, Write
 from everstep.stores.changes import Changes
-from everstep.stores.postgres import begin, claim, faults, link, read, schema, settle, workers, write
+from everstep.stores.postgres import begin, claim, faults, link, read, schema, settle, workers
 from everstep.stores.postgres.address import FORM, Address
 from everstep.stores.postgres.clock import ServerClock
 from everstep.stores.postgres.link import Link
 from everstep.stores.postgres.pool import Pool, Tx
 from everstep.stores.postgres.watch import EMPTY_SECONDS, POLL_SECONDS, PROBE_SECONDS, Seats, Watch, is_direct
 from everstep.stores.postgres.workers import Seen
+from everstep.stores.postgres.write import Writer
 
 _INCARNATION: Final = "SELECT value FROM everstep.meta WHERE key = 'incarnation'"
 _TELL: Final = "SELECT pg_notify($1, $2)"
@@ -51,8 +52,9 @@ async def _connect(address: Address) -> Link:
 class _Open:
     """What exists only while the store is open."""
 
-    def __init__(self, pool: Pool, watch: Watch | None, channel: str, seats: Seats) -> None:
+    def __init__(self, pool: Pool, writer: Writer, watch: Watch | None, channel: str, seats: Seats) -> None:
         self.pool = pool
+        self.writer = writer
         self.watch = watch
         self.channel = channel
         self.seats = seats
@@ -118,7 +120,7 @@ class PostgresStore:
             raise
         if is_pooled:
             first.terminate()
-        self._open = _Open(pool, watch, channel, Seats(self._empty_seconds))
+        self._open = _Open(pool, Writer(pool, self.now, channel, self._sender), watch, channel, Seats(self._empty_seconds))
 
     async def close(self) -> None:
         """See Store."""
@@ -188,7 +190,7 @@ class PostgresStore:
     async def commit(self, batch: Sequence[Write]) -> list[Outcome]:
         """See Store."""
         state = self._state()
-        outcomes = await write.commit(state.pool, batch, self.now, state.channel, self._sender)
+        outcomes = await state.writer.commit(batch)
         for each, outcome in zip(batch, outcomes, strict=True):
             if rules.is_news(each) and isinstance(outcome, Landed):
                 self._changes.mark(each.worker_key)

@@ -11,6 +11,7 @@ An error that one value may have caused halves the batch until the culprit is al
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from everstep.errors import StoreError
@@ -26,14 +27,33 @@ _TELL: Final = "SELECT pg_notify($1, $2)"
 T = TypeVar("T", bound=Outcome | None)
 
 
-class _Flush:
+class Writer:
+    """See the module.
+
+    Args:
+        pool: Whose connections to use.
+        now: The store's clock.
+        channel: Where news are told.
+        sender: Our name there.
+    """
+
     def __init__(self, pool: Pool, now: ServerClock, channel: str, sender: str) -> None:
         self._pool = pool
         self._now = now
         self._channel = channel
         self._sender = sender
+        # Runs that somebody held when we last asked: there is no point in waiting for them again.
+        self._held: set[RunKey] = set()
 
-    async def land(self, batch: Sequence[Write]) -> list[Outcome]:
+    async def commit(self, batch: Sequence[Write]) -> list[Outcome]:
+        """See ``Store.commit``."""
+        outcomes = await self._land(batch) if batch else []
+        for write, outcome in zip(batch, outcomes, strict=True):
+            if not isinstance(outcome, TooEarly | Behind):
+                self._held.discard(_run_key(write))
+        return outcomes
+
+    async def _land(self, batch: Sequence[Write]) -> list[Outcome]:
         try:
             return await self._land_all(batch)
         except (StoreError, *faults.OF_ONE_WRITE) as error:
@@ -44,7 +64,7 @@ class _Flush:
                 reason = rules.objection(batch[0]) or f"PostgreSQL does not take it: {link.said(cause or error)}"
                 return [Refused(reason)]
         middle = len(batch) // 2
-        return [*await self.land(batch[:middle]), *await self.land(batch[middle:])]
+        return [*await self._land(batch[:middle]), *await self._land(batch[middle:])]
 
     async def _land_all(self, batch: Sequence[Write]) -> list[Outcome]:
         landed = await self._land_fast(batch)
@@ -55,16 +75,15 @@ class _Flush:
         return [Landed() if isinstance(write, Append) and write.entry.run_key in landed else next(answers) for write in batch]
 
     async def _land_left(self, batch: Sequence[Write]) -> list[Outcome]:
-        try:
-            return await self._pool.transact(lambda tx: self._told(tx, batch, careful.land), is_patient=False)
-        except LockHeld:
-            free = await self._pool.transact(lambda tx: self._told(tx, batch, careful.land_free))
-            return [
-                await self._not_now(write) if outcome is None else outcome for write, outcome in zip(batch, free, strict=True)
-            ]
+        if self._held.isdisjoint(map(_run_key, batch)):
+            with suppress(LockHeld):
+                return await self._pool.transact(lambda tx: self._told(tx, batch, careful.land), is_patient=False)
+        free = await self._pool.transact(lambda tx: self._told(tx, batch, careful.land_free))
+        return [await self._not_now(write) if outcome is None else outcome for write, outcome in zip(batch, free, strict=True)]
 
     async def _not_now(self, write: Write) -> Outcome:
         """A row that it needs is held by a transaction that may take long; the others must not wait for that."""
+        self._held.add(_run_key(write))
         if isinstance(write, Append):
             return TooEarly()
         if write.release:
@@ -91,6 +110,5 @@ class _Flush:
         return outcomes
 
 
-async def commit(pool: Pool, batch: Sequence[Write], now: ServerClock, channel: str, sender: str) -> list[Outcome]:
-    """See ``Store.commit``."""
-    return await _Flush(pool, now, channel, sender).land(batch) if batch else []
+def _run_key(write: Write) -> RunKey:
+    return write.entry.run_key if isinstance(write, Append) else write.run_key
