@@ -258,9 +258,11 @@ async def test_a_broken_connection_costs_one_error_and_loses_nothing(store: Post
 
 
 @pytest.mark.parametrize("code", ["40001", "40P01"])
-async def test_a_transaction_that_lost_against_another_is_tried_again(store: PostgresStore, admin: Link, code: str) -> None:
+async def test_a_transaction_that_lost_against_another_is_tried_again(
+    store: PostgresStore, postgres_url: str, admin: Link, code: str
+) -> None:
     """B8: nothing has happened, so the caller hears nothing of it."""
-    schema = Address(store._address.dsn + f"?schema={store._address.schema}").schema
+    schema = Address(postgres_url).schema
     await admin.execute(f"""
         CREATE TABLE {schema}.tries(n int);
         CREATE FUNCTION {schema}.lose() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -277,8 +279,8 @@ async def test_a_transaction_that_lost_against_another_is_tried_again(store: Pos
     assert isinstance((await store.create([new_run()]))[0], Exists)
 
 
-async def test_tables_that_somebody_dropped_are_told(store: PostgresStore, admin: Link) -> None:
-    await admin.execute(f"DROP TABLE {store._address.schema}.inbox CASCADE")
+async def test_tables_that_somebody_dropped_are_told(store: PostgresStore, postgres_url: str, admin: Link) -> None:
+    await admin.execute(f"DROP TABLE {Address(postgres_url).schema}.inbox CASCADE")
 
     with pytest.raises(SchemaMismatch, match="lacks something"):
         await store.post("order-1", message(TimerFired("0:1")))

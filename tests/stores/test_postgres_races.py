@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -45,8 +45,10 @@ async def store(postgres_url: str) -> AsyncIterator[PostgresStore]:
 
 async def started(store: PostgresStore, first: Append) -> Sequence[Outcome]:
     """Start a run as the engine does: later, if it is put off."""
-    while isinstance((answer := await store.commit([first]))[0], TooEarly):
+    answer = await store.commit([first])
+    if isinstance(answer[0], TooEarly):
         await asyncio.sleep(0.01)
+        return await started(store, first)
     return answer
 
 
@@ -61,7 +63,7 @@ async def verify(store: PostgresStore) -> None:
 
 
 @asynccontextmanager
-async def held_open(store: PostgresStore) -> AsyncIterator[tuple[Link, Tx]]:
+async def held_open(store: PostgresStore) -> AsyncGenerator[tuple[Link, Tx]]:
     """A transaction of somebody's, to be committed by hand."""
     connection = await link.connect(store._address, is_pooled=False)
     await connection.execute("BEGIN")

@@ -29,7 +29,7 @@ class Exhausted(Exception):
         self.tries = tries
 
 
-OF_DRIVER: Final = (link.Error, link.InterfaceError, OSError, asyncio.TimeoutError)
+OF_DRIVER: Final = (link.Error, link.InterfaceError, link.InternalError, OSError, asyncio.TimeoutError)
 """Everything that a connection may raise."""
 OF_ONE_WRITE: Final = (link.Error, OverflowError, TypeError, ValueError)
 """What one write may raise if it holds a value that PostgreSQL does not take."""

@@ -46,6 +46,8 @@ Error: type[Exception] = cast(type[Exception], asyncpg.PostgresError)
 """What the server answers."""
 InterfaceError: type[Exception] = cast(type[Exception], asyncpg.InterfaceError)
 """What the driver says, before or instead of asking the server."""
+InternalError: type[Exception] = cast(type[Exception], asyncpg.InternalClientError)
+"""The driver lost the thread: for instance when the server's goodbye arrives together with our next question."""
 
 
 class Link(Protocol):
