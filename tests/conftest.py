@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.postgres_server import Server, missing
+from tests.stores.postgres_roles import EngineRole
 
 _numbers = itertools.count(1)
 
@@ -23,6 +24,12 @@ def postgres_server() -> Iterator[Server]:
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="session")
+def engine_role(postgres_server: Server) -> EngineRole:
+    """Whom programs connect as."""
+    return EngineRole(postgres_server)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The PostgreSQL store keeps every promise."""
+"""The PostgreSQL store keeps every promise, with the rights of a role that may only do what an engine has to."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from everstep.records import WorkerKey
 from everstep.stores.base import Store
 from everstep.testing.scene import Clocks
 from everstep.testing.store_suite import StoreSuite
+from tests.stores.postgres_roles import EngineRole
 
 pytest.importorskip("asyncpg", reason="needs asyncpg: pip install --group test")
 
@@ -22,11 +23,12 @@ class TestPostgresStore(StoreSuite):
     """One schema. That a killed *process* leaves its seat is shown in ``test_postgres_processes``."""
 
     @pytest.fixture(autouse=True)
-    def _place(self, postgres_url: str) -> None:
-        self.url = postgres_url
+    def _place(self, postgres_url: str, engine_role: EngineRole) -> None:
+        self.owner_url, self.role = postgres_url, engine_role
 
     async def make_store(self, clocks: Clocks) -> Store:
         self.clocks = clocks
+        self.url = await self.role.url(self.owner_url)
         return PostgresStore(self.url, now=clocks.now, monotonic=clocks.monotonic, empty_seconds=0)
 
     async def kill_worker(self, store: Store, worker_key: WorkerKey) -> None:
@@ -40,7 +42,7 @@ class TestPostgresStore(StoreSuite):
         return again
 
     def write_in_progress(self, store: Store) -> AbstractAsyncContextManager[None]:
-        return _written_by_somebody_else(Address(self.url))
+        return _written_by_somebody_else(Address(self.owner_url))
 
 
 @asynccontextmanager
