@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "everstep"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors events commands records retry ids journal ambient",),  # the vocabulary: values only
     ("codec", "telemetry"),
-    ("definitions transactions", "inside", "talk", "many", "patches"),
+    ("definitions transactions", "inside", "talk", "many", "patches", "milestones"),
     ("generations pipelines",),
     ("core", "stores", "undo"),
     ("forks",),

@@ -51,9 +51,10 @@ from everstep.errors import (
 from everstep.generations import continue_as_new
 from everstep.inside import Current, current, heartbeat, last_heartbeat, log, now, random, sleep, sleep_until, uuid4
 from everstep.many import gather, map  # noqa: A004  # es.map: the API's word
+from everstep.milestones import Milestone, milestone
 from everstep.patches import deprecate_patch, patched
 from everstep.pipelines import Pipeline, pipeline
-from everstep.records import RunRecord, Status, UndoRecord
+from everstep.records import Relaxed, RunRecord, Status, UndoRecord
 from everstep.retry import Retry
 from everstep.talk import Signal, State, condition, note, signal, state
 from everstep.transactions import SQLiteRows, SQLiteTx, Transaction, transaction
@@ -80,12 +81,14 @@ __all__ = [
     "IllegalState",
     "InvalidStoreURL",
     "LeaseLost",
+    "Milestone",
     "NondeterminismError",
     "OpenStep",
     "PayloadTooLarge",
     "Pipeline",
     "Pointer",
     "Progress",
+    "Relaxed",
     "RemoteError",
     "Retry",
     "RetryAfter",
@@ -131,6 +134,7 @@ __all__ = [
     "last_heartbeat",
     "log",
     "map",
+    "milestone",
     "note",
     "now",
     "patched",

@@ -134,6 +134,14 @@ class WorkflowScope(Protocol):
         """The state that was published last, as JSON."""
         ...
 
+    def milestone_began(self) -> None:
+        """Enter a milestone."""
+        ...
+
+    def milestone_left(self, name: str) -> None:
+        """Leave one; nameless if it was not reached."""
+        ...
+
     def note(self, name: str, value: bytes) -> None:
         """Record a note, as JSON."""
         ...

@@ -21,14 +21,19 @@ from asyncio import (
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeAlias, TypeGuard, TypeVar, cast, overload
+from typing import Any, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeAlias, TypeGuard, TypeVar, cast, overload
 
 from everstep import errors
 from everstep.ambient import step_scope
 from everstep.codec import ArgumentsCodec, ValueCodec, codec_for
 from everstep.errors import CallAlreadyUsed, UsageError
 from everstep.ids import check_name
+from everstep.records import Relaxed
 from everstep.retry import Retry, as_retry
+
+Durability: TypeAlias = Literal["durable", "relaxed"] | Relaxed
+RELAXED_SECONDS_MAX = 60.0
+RELAXED_STEPS_MAX = 10_000
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -237,6 +242,11 @@ class Step(_Base, Generic[P, R]):
     def __repr__(self) -> str:
         return f"<step {self.name}>"
 
+    @property
+    def must_be_known_first(self) -> bool:
+        """That it was asked for has to be durable before it is begun, whatever the run's durability is."""
+        return self.at_most_once
+
     @cached_property
     def fingerprint(self) -> str:
         """What tells one code of the step from another, without line numbers."""
@@ -263,6 +273,7 @@ class Workflow(_Base, Generic[P, R]):
         version: str | None = None,
         timeout: float | None = None,
         max_recoveries: int = 20,
+        durability: Durability = "durable",
         tags: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(function, name, "workflow")
@@ -276,6 +287,7 @@ class Workflow(_Base, Generic[P, R]):
         self.version = version
         self.timeout = _check_seconds(timeout, "timeout")
         self.max_recoveries = max_recoveries
+        self.relaxed = _relaxed(durability, self.name)
         self.tags = dict(tags or {})
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
@@ -486,6 +498,7 @@ def workflow(
     version: str | None = None,
     timeout: float | None = None,
     max_recoveries: int = 20,
+    durability: Durability = "durable",
     tags: Mapping[str, str] | None = None,
 ) -> WorkflowDecorator: ...
 def workflow(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
@@ -497,6 +510,8 @@ def workflow(function: Callable[..., Any] | None = None, /, **options: Any) -> A
         version: A name for this version of the code; default a fingerprint of it.
         timeout: Seconds that a run may take in all, waiting included. It is then cancelled and ends as failed.
         max_recoveries: More workers than this may not die while driving a run without progress; it is then given up as dead.
+        durability: ``durable``: what a step came to is on disk before the next one begins. ``relaxed`` (or ``es.Relaxed(…)``):
+            the journal is written behind; a killed process loses the newest steps within a bound, and they are done again.
         tags: Put on every run.
 
     Raises:
@@ -507,6 +522,21 @@ def workflow(function: Callable[..., Any] | None = None, /, **options: Any) -> A
         return Workflow(function, **options)
 
     return define if function is None else define(function)
+
+
+def _relaxed(durability: object, name: str) -> Relaxed | None:
+    match durability:
+        case "durable":
+            return None
+        case "relaxed":
+            return Relaxed()
+        case Relaxed(seconds=seconds, steps=steps) if 0 < seconds <= RELAXED_SECONDS_MAX and 1 <= steps <= RELAXED_STEPS_MAX:
+            return durability
+        case _:
+            raise UsageError(
+                f"workflow {name}: durability={durability!r}: give 'durable', 'relaxed', or es.Relaxed(seconds=…, steps=…) "
+                f"with at most {RELAXED_SECONDS_MAX:g} s and {RELAXED_STEPS_MAX:,} steps."
+            )
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------------

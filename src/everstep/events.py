@@ -17,7 +17,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
-from everstep.records import ErrorRecord, Micros, RunKey, UndoRecord
+from everstep.records import ErrorRecord, Micros, Relaxed, RunKey, UndoRecord
 
 NO_PAYLOAD = Raw(b"null")
 FORMAT = 1
@@ -52,6 +52,7 @@ class RunCreated(_Event, frozen=True, kw_only=True, gc=False):
     segment: int = 0
     maybe: bool = False
     is_pipeline: bool = False
+    relaxed: Relaxed | None = None
 
 
 class RunClaimed(_Event, frozen=True, gc=False):
@@ -143,6 +144,19 @@ class StepOverridden(_Event, frozen=True, gc=False):
     skipped: bool = False
     reason: str = ""
     actor: str = ""
+
+
+class Drained(_Event, frozen=True, gc=False):
+    """The code had gone as far as it could, and the entry was held back. What follows came later, at this instant."""
+
+    at: Micros
+
+
+class SuffixLost(_Event, frozen=True, gc=False):
+    """A run of relaxed durability was taken over: what its last worker did within this bound may be lost, and is done again."""
+
+    seconds: float
+    steps: int
 
 
 class RunForked(_Event, frozen=True, kw_only=True, gc=False):
@@ -287,6 +301,13 @@ class ResultReused(_Event, frozen=True, gc=False):
     source: str = ""
 
 
+class MilestoneReached(_Event, frozen=True, gc=False):
+    """The code left a milestone: everything in it is durable with this."""
+
+    key: str
+    name: str
+
+
 class StatePublished(_Event, frozen=True, gc=False):
     """``is_delta``: ``value`` is what changed since the last state of that name (``core/deltas.py``), not the state itself."""
 
@@ -340,6 +361,7 @@ class RunContinued(_Event, frozen=True, kw_only=True, gc=False):
     deadline_at: Micros | None = None
     maybe: bool = False
     of_result: bool = False
+    relaxed: Relaxed | None = None
 
 
 class RunPaused(_Event, frozen=True, gc=False):
@@ -383,6 +405,8 @@ Input: TypeAlias = (
     | SignalReceived
     | DeadlinePassed
     | StepOverridden
+    | Drained
+    | SuffixLost
     | RunForked
     | RunRetried
     | PauseRequested
@@ -401,6 +425,7 @@ CommandEvent: TypeAlias = (
     | SignalAwaited
     | SignalWaitCancelled
     | ResultReused
+    | MilestoneReached
     | StatePublished
     | NoteRecorded
     | PatchApplied
@@ -411,6 +436,7 @@ Verdict: TypeAlias = RunPaused | RunDied | RunDiscarded
 Event: TypeAlias = Input | CommandEvent | Ending | Verdict
 
 ENDINGS = (RunSucceeded, RunFailed, RunCancelled, RunDied, RunContinued)
+OUTCOMES = (StepCompleted, StepFailed, StepOutcomeUnknown, ChildSucceeded, ChildFailed, ChildRefused, StepOverridden)
 VERDICTS = (RunPaused, RunDied, RunDiscarded)
 COMMANDS = (
     StepScheduled,
@@ -425,6 +451,7 @@ COMMANDS = (
     SignalAwaited,
     SignalWaitCancelled,
     ResultReused,
+    MilestoneReached,
     StatePublished,
     NoteRecorded,
     PatchApplied,

@@ -13,7 +13,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from everstep.definitions import Step, Workflow
+from everstep.definitions import Durability, Step, Workflow
 from everstep.errors import UsageError
 from everstep.generations import continue_as_new
 
@@ -64,6 +64,7 @@ def pipeline(
     version: str | None = None,
     timeout: float | None = None,
     max_recoveries: int = 20,
+    durability: Durability = "durable",
     tags: Mapping[str, str] | None = None,
 ) -> Pipeline[T]:
     """Define a pipeline: steps that each take the payload and return the next one.
@@ -75,6 +76,7 @@ def pipeline(
         version: A name for this version of the steps; default a fingerprint of them.
         timeout: Seconds that a run may take in all.
         max_recoveries: As for ``workflow``.
+        durability: As for ``workflow``.
         tags: Put on every run.
 
     Raises:
@@ -84,7 +86,8 @@ def pipeline(
         raise UsageError(f"pipeline {name}: it has no steps. Give at least one.")
     for step in steps:
         _check(name, kind, step)
-    return Pipeline(name, kind, steps, version=version, timeout=timeout, max_recoveries=max_recoveries, tags=tags)
+    options = {"version": version, "timeout": timeout, "max_recoveries": max_recoveries, "durability": durability, "tags": tags}
+    return Pipeline(name, kind, steps, **options)
 
 
 def _check(name: str, kind: object, step: object) -> None:

@@ -61,6 +61,18 @@ class ErrorRecord(Struct, frozen=True, omit_defaults=True, gc=False):
     cause: ErrorRecord | None = None
 
 
+class Relaxed(Struct, frozen=True, gc=False):
+    """A durability that writes behind: a process that is killed loses at most so much, always the newest, and does it again.
+
+    Attributes:
+        seconds: What was done within so many seconds.
+        steps: What came of so many steps, whichever is less.
+    """
+
+    seconds: float = 1.0
+    steps: int = 100
+
+
 class UndoRecord(Struct, frozen=True, omit_defaults=True, gc=False):
     """One thing that a saga has to undo.
 

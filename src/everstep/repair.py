@@ -367,6 +367,7 @@ def _created_at_version(run: RunRecord, entries: Sequence[Entry], now: Micros, r
         tags=first.tags,
         segment=segment,
         is_pipeline=first.is_pipeline,
+        relaxed=first.relaxed,
     )
 
 

@@ -101,6 +101,11 @@ class Transaction(Step[P, R], Generic[P, R]):
             f"not run. Call it from a workflow, or pass a connection of your own: {self.name}.function(connection, …)."
         )
 
+    @property
+    def must_be_known_first(self) -> bool:
+        """Its entry follows the one that asks for it."""
+        return True
+
     def __repr__(self) -> str:
         return f"<transaction {self.name}>"
 

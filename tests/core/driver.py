@@ -19,7 +19,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from everstep.codec import describe_error
-from everstep.core.execution import Activation, Execution
+from everstep.core.execution import Activation, Execution, Held, drains_of
 from everstep.core.payloads import read_events
 from everstep.core.reuse import Ledger
 from everstep.core.starting import describe_start
@@ -121,7 +121,7 @@ class Run:
         """One activation, some time later: what the code asks for."""
         self.now += round(seconds * 1e6)
         activation = self.execution.activate(inputs, self.now)
-        self._keep(activation)
+        self.keep(activation)
         return list(activation.commands)
 
     def claim_after_death(self) -> None:
@@ -254,7 +254,8 @@ class Run:
         assert isinstance(self.ending, RunSucceeded), self.ending
         return self.workflow.result.decode(self.ending.result)
 
-    def _keep(self, activation: Activation) -> None:
+    def keep(self, activation: Activation) -> None:
+        """It is in the journal."""
         self.entries.append(activation.entry)
         self.waiting.append(Waiting.of(self.execution))
         self.not_before = activation.not_before
@@ -264,12 +265,12 @@ class Run:
 
     def check_replays(self) -> Run:
         """Assert I6: every prefix replays to the same state, and goes on from there to the same entries."""
-        inputs = [inputs_of(events) for events in read_events(self.entries, self.run_id)]
+        events = read_events(self.entries, self.run_id)
         for version in range(self._of_other_code, len(self.entries) + 1):
-            self._check_prefix(version, inputs)
+            self._check_prefix(version, events)
         return self
 
-    def _check_prefix(self, version: int, inputs: Sequence[Sequence[Input]]) -> None:
+    def _check_prefix(self, version: int, events: Sequence[Sequence[Event]]) -> None:
         execution = replayed(self.workflow, self.entries[:version], self.run_id, shared=self._shared)
         execution.epoch = execution.epoch or self.entries[0].epoch
         if version:
@@ -281,7 +282,7 @@ class Run:
         for entry in self.entries[version:]:
             if not entry.drained:
                 break  # An entry of somebody else's: what follows it is checked from the next prefix on.
-            activation = execution.activate(inputs[entry.version - 1], entry.at)
+            activation = made_again(execution, events[entry.version - 1], entry.at)
             assert readable(entry) == readable(activation.entry), f"entry {entry.version} after a replay of {version}"
             assert entry == activation.entry
             assert self.waiting[entry.version - 1] == Waiting.of(execution)
@@ -318,6 +319,14 @@ def replayed(
 def commands_of(entry: Entry) -> list[CommandEvent]:
     """What the code asked for in an entry."""
     return [event for event in entry.decoded() if isinstance(event, COMMANDS)]
+
+
+def made_again(execution: Execution, events: Sequence[Event], at: Micros) -> Activation:
+    """What an entry comes to if the inputs of its drains arrive again."""
+    made: Activation | Held | None = None
+    for instant, part in drains_of(events, at):
+        made = execution.activate_or_hold(inputs_of(part), instant)
+    return made if isinstance(made, Activation) else execution.flush()
 
 
 def inputs_of(events: Iterable[Event]) -> list[Input]:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 import everstep as es
+from everstep.core.execution import Held
 from everstep.core.payloads import read_events
 from everstep.core.reuse import Ledger
 from everstep.events import (
@@ -35,11 +36,12 @@ from everstep.events import (
     StepFailed,
     StepOutcomeUnknown,
     StepOverridden,
+    SuffixLost,
     encode_event,
 )
 from everstep.journal import Entry, seal
 from everstep.records import ErrorRecord
-from tests.core.driver import RUN_KEY, Run, commands_of, evict_all, inputs_of, replayed
+from tests.core.driver import RUN_KEY, Run, commands_of, evict_all, made_again, replayed
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -222,6 +224,16 @@ def audit(stock: dict[str, int]) -> dict[str, int]:
 inventory = es.pipeline("inventory", dict[str, int], [count, audit, count], version="golden")
 
 
+@es.workflow(version="golden", durability=es.Relaxed(seconds=2, steps=10))
+async def batch() -> str:
+    """Written behind: three drains in one entry, taken over, and a milestone."""
+    first = await tell("one")
+    async with es.milestone("both"):
+        await tell("two")
+    await es.sleep(0.5)
+    return f"{first} {es.now():%S}"
+
+
 class Line(msgspec.Struct, frozen=True):
     """One entry of a golden journal, for eyes: its events stand in the file exactly as they were hashed."""
 
@@ -253,6 +265,7 @@ WORKFLOWS: dict[str, es.Workflow[..., Any]] = {
         trip,
         stranded,
         inventory,
+        batch,
     )
 }
 
@@ -362,6 +375,18 @@ def record() -> None:
     run.finish().check_replays()
     write("inventory", run)
 
+    run = Run(batch())
+    run.begin()
+    for _ in range(2):
+        run.now += 1_000_000
+        made = run.execution.activate_or_hold([run.done("tell")], run.now)
+        if not isinstance(made, Held):
+            run.keep(made)
+    run.claim_after_death()
+    run.feed(SuffixLost(2, 10))
+    run.finish()
+    write("batch", run)
+
 
 def failed_key(entries: Sequence[Entry]) -> str:
     """Key of the step that failed."""
@@ -431,7 +456,7 @@ def replay() -> list[str]:
             if entry.drained:
                 execution = replayed(workflow, entries[:place], shared=shared_by(entries))
                 execution.epoch = entry.epoch
-                asked = commands_of(execution.activate(inputs_of(events), entry.at).entry)
+                asked = commands_of(made_again(execution, events, entry.at).entry)
                 lines += [f"{path.stem} {entry.version} {without_source(command)}" for command in asked]
                 assert [without_source(c) for c in commands_of(entry)] == [without_source(c) for c in asked]
         replayed(workflow, entries, shared=shared_by(entries))

@@ -24,7 +24,9 @@ from everstep.events import (
     CompensationBegan,
     CompensationEnded,
     DeadlinePassed,
+    Drained,
     Event,
+    MilestoneReached,
     NoteRecorded,
     PatchApplied,
     PauseRequested,
@@ -53,6 +55,7 @@ from everstep.events import (
     StepOverridden,
     StepScheduled,
     StopRequested,
+    SuffixLost,
     TimerCancelled,
     TimerFired,
     TimerStarted,
@@ -250,7 +253,7 @@ class _Teller:
             case RunContinued():
                 self._begin_anew(at)
                 self._received, self._unread = {}, {}  # What was not taken arrives again, in the same entry.
-            case RunForked() | RunUnpaused() | PauseRequested():
+            case RunForked() | RunUnpaused() | PauseRequested() | Drained() | SuffixLost() | MilestoneReached():
                 pass  # Said by the history.
             case _:
                 assert_never(event)

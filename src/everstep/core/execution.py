@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from everstep.core.holding import may_hold
 from everstep.core.patches import patches_by_segment
 from everstep.core.payloads import Payload, read_events
 from everstep.core.program import Program
@@ -25,14 +27,17 @@ from everstep.errors import CorruptJournal
 from everstep.events import (
     COMMANDS,
     ENDINGS,
+    OUTCOMES,
     VERDICTS,
     CommandEvent,
+    Drained,
     Ending,
     Event,
     Input,
     RunClaimed,
     RunContinued,
     RunCreated,
+    RunDied,
     RunEnding,
     RunForked,
     RunResumed,
@@ -76,6 +81,24 @@ class Activation(Struct, frozen=True, gc=False):
     is_base: bool = False
 
 
+class Held(Struct, frozen=True, gc=False):
+    """What an activation asked for whose entry is written later."""
+
+    commands: Sequence[CommandEvent]
+
+
+class _Part(Struct, frozen=True, gc=False):
+    """What is to be sealed, as in Activation."""
+
+    at: Micros
+    events: list[Event]
+    commands: Sequence[CommandEvent]
+    ending: RunEnding | RunDied | None
+    not_before: Micros | None
+    closed: Sequence[Closed]
+    is_base: bool
+
+
 class Execution:
     """See the module.
 
@@ -84,6 +107,7 @@ class Execution:
         version: Number of the newest entry that is replayed or made.
         epoch: The epoch under which new entries are made.
         recoveries: How often the run was taken over from a worker that died.
+        held_count: Outcomes of steps that are held and written later.
     """
 
     def __init__(self, workflow: Workflow[..., Any], run_key: RunKey, run_id: str) -> None:
@@ -97,8 +121,15 @@ class Execution:
         self._hash = GENESIS
         self._at: Micros = 0
         self._undrained: list[Input] = []
+        self.held_count = 0
+        self._held: _Part | None = None
         self._patches: deque[set[str]] = deque()
         self._payload = Payload()
+
+    @property
+    def is_holding(self) -> bool:
+        """There is something to flush."""
+        return self._held is not None
 
     @property
     def must_activate(self) -> bool:
@@ -186,7 +217,9 @@ class Execution:
         self._stand_after(entry)
         self._count_recoveries(events)
         before, *after = _segments(events)
-        if not (after and is_partial):  # Else nobody has, or needs, the segment before the cut.
+        if after and is_partial:  # Nobody has, or needs, the segment before the cut.
+            self._at = drains_of(before, self._at)[-1][0]
+        else:
             self._replay_part(entry, before, ending=after[0][0] if after else None)
         for number, (cut, part) in enumerate(after, 1):
             self._begin_segment(cut)
@@ -197,13 +230,21 @@ class Execution:
                 self._replay_part(entry, part, ending=after[number][0] if number < len(after) else None)
 
     def _replay_part(self, entry: Entry, events: Sequence[Event], ending: Ending | None) -> None:
+        """Go through the drains of one segment in an entry: more than one if they were held."""
+        *held, (_, last) = drains = drains_of(events, self._at)
+        for at, each in held:
+            self._replay_drain(entry, each, at, None)
+        self._at = drains[-1][0]
+        self._replay_drain(entry, last, self._at, ending)
+
+    def _replay_drain(self, entry: Entry, events: Sequence[Event], at: Micros, ending: Ending | None) -> None:
         commands = [event for event in events if isinstance(event, COMMANDS)]
         self._undrained.extend(_inputs(events))
         if entry.drained:
             self.program.recoveries = self.recoveries
             inputs, self._undrained = self._undrained, []
             ending = ending or next((event for event in events if isinstance(event, ENDINGS)), None)
-            self.program.replay(inputs, commands, entry.at, entry.version, ending)
+            self.program.replay(inputs, commands, at, entry.version, ending)
 
     # --- what comes -----------------------------------------------------------------------------------------------------------
 
@@ -217,6 +258,44 @@ class Execution:
         Raises:
             NondeterminismError: An input cannot be read by this code. Nothing was sealed; the execution must be evicted.
         """
+        return self._sealed(self._advance(inputs, now))
+
+    def activate_or_hold(self, inputs: Sequence[Input], now: Micros) -> Activation | Held:
+        """The same; but make no entry yet if the run and what came of it allow: what follows joins it."""
+        part = self._advance(inputs, now)
+        if part.closed or not may_hold(self.program, part.commands, part.ending):
+            return self._sealed(part)
+        self._hold(part)
+        self.held_count += sum(isinstance(event, OUTCOMES) for event in inputs)
+        return Held(part.commands)
+
+    def flush(self) -> Activation:
+        """Seal what is held; there is something. What it asked for has been told already."""
+        held, self._held = self._held, None
+        assert held is not None, "only what is held can be flushed"
+        return self._sealed(replace(held, commands=()))
+
+    def _hold(self, part: _Part) -> None:
+        held = self._held
+        if held is None:
+            self._held = part
+        else:
+            events = [*held.events, Drained(part.at), *part.events]
+            not_before = max((due for due in (held.not_before, part.not_before) if due is not None), default=None)
+            self._held = replace(part, at=held.at, events=events, not_before=not_before)
+        self._at = part.at
+
+    def _sealed(self, part: _Part) -> Activation:
+        last_at = part.at
+        if self._held is not None:
+            self._hold(part)
+            # A base whose payload is not in its last part could not be read by itself.
+            part, self._held = replace(self._held, is_base=part.is_base and not self._workflow.is_pipeline), None
+        entry = self._seal(part.events, part.at, drained=True)
+        self._at, self.held_count = max(last_at, self._at), 0
+        return Activation(entry, part.commands, part.ending, part.not_before, part.closed, part.is_base)
+
+    def _advance(self, inputs: Sequence[Input], now: Micros) -> _Part:
         not_before = self._due_of(inputs) if self.program.timers else None
         at = max(self._at, now)
         commands, ending = self._run_program([*self._undrained, *inputs], at)
@@ -241,7 +320,7 @@ class Execution:
         if self._workflow.is_pipeline:
             events, is_whole = self._payload.shortened(events)
             is_base = is_base and is_whole
-        return Activation(self._seal(events, at, drained=True), commands, ending, not_before, closed, is_base)
+        return _Part(at, events, commands, ending, not_before, closed, is_base)
 
     def _run_program(self, inputs: Sequence[Input], at: Micros) -> tuple[Sequence[CommandEvent], Ending | None]:
         self.program.recoveries = self.recoveries
@@ -294,6 +373,16 @@ def _inputs(events: Iterable[Event]) -> list[Input]:
 
 def _begins_again(event: Event) -> bool:
     return isinstance(event, RunRetried) and not event.goes_on
+
+
+def drains_of(events: Sequence[Event], at: Micros) -> list[tuple[Micros, Sequence[Event]]]:
+    """The events between two drains of the code, each with its instant."""
+    places = [place for place, event in enumerate(events) if isinstance(event, Drained)]
+    if not places:
+        return [(at, events)]
+    ends = [*places[1:], len(events)]
+    later = [(cast(Drained, events[place]).at, events[place + 1 : end]) for place, end in zip(places, ends, strict=True)]
+    return [(at, events[: places[0]]), *later]
 
 
 def _segments(events: Sequence[Event]) -> tuple[Sequence[Event], *tuple[tuple[RunContinued, Sequence[Event]], ...]]:

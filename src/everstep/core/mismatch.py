@@ -21,6 +21,7 @@ from everstep.events import (
     CompensationBegan,
     CompensationEnded,
     Ending,
+    MilestoneReached,
     NoteRecorded,
     PatchApplied,
     ResultReused,
@@ -75,6 +76,8 @@ def same_command(recorded: CommandEvent, requested: CommandEvent) -> bool:
             return recorded.name == requested.name
         case NoteRecorded(), NoteRecorded():
             return recorded.name == requested.name
+        case MilestoneReached(), MilestoneReached():
+            return recorded.name == requested.name
         case _:
             return type(recorded) is type(requested)
 
@@ -112,6 +115,8 @@ def show_command(event: CommandEvent | Ending | None) -> str:
             return f"state {event.name} published"
         case NoteRecorded():
             return f"note {event.name}"
+        case MilestoneReached():
+            return f"milestone {event.name}"
         case PatchApplied():
             return f"patch {event.id}"
         case StepCancelled() | TimerCancelled() | ChildCancelled() | SignalWaitCancelled():

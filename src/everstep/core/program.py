@@ -48,8 +48,10 @@ from everstep.events import (
     ChildSucceeded,
     CommandEvent,
     DeadlinePassed,
+    Drained,
     Ending,
     Input,
+    MilestoneReached,
     NoteRecorded,
     PatchApplied,
     PauseRequested,
@@ -75,6 +77,7 @@ from everstep.events import (
     StepOverridden,
     StepScheduled,
     StopRequested,
+    SuffixLost,
     TimerCancelled,
     TimerFired,
     TimerStarted,
@@ -106,6 +109,7 @@ class Program:
         recoveries: How often the run had been taken over when the current activation was made; operations remember theirs.
         step: Name of the step or child last asked for.
         cursor: How many steps and children have been asked for.
+        milestone_count: How many milestones the code is in.
         undoing: What its sagas are at.
     """
 
@@ -138,6 +142,7 @@ class Program:
         self._mailbox = Mailbox()
         self._states = States()
         self._ledger = ledger
+        self.milestone_count = 0
         self._at: Micros = 0
         self._was_told_to_stop = False
         self._main: asyncio.Task[Any] | None = None
@@ -262,6 +267,7 @@ class Program:
             python=start.python,
             cursor=self.cursor,
             deadline_at=start.deadline_at,
+            relaxed=start.relaxed,
             maybe=start.maybe,
         )
 
@@ -305,7 +311,9 @@ class Program:
                 self.ending = None
                 self.start = self.start and structs.replace(self.start, deadline_at=deadline_at)
                 self.undoing.go_on()
-            case RunClaimed() | RunResumed() | RunUnpaused() | RunForked() | PauseRequested():
+            case RunClaimed() | RunResumed() | RunUnpaused() | RunForked():
+                pass
+            case PauseRequested() | Drained() | SuffixLost():
                 pass
             case _:
                 assert_never(event)
@@ -426,6 +434,17 @@ class Program:
     def published(self, name: str) -> bytes | None:
         """What was published last."""
         return self._states.get(name)
+
+    def milestone_began(self) -> None:
+        """The code enters a milestone."""
+        self._is_shut()
+        self.milestone_count += 1
+
+    def milestone_left(self, name: str) -> None:
+        """The code leaves one; nameless if it has not reached it."""
+        self.milestone_count -= 1
+        if name and not self._is_shut():
+            self._record(MilestoneReached(self.loop.next_key(), name))
 
     def note(self, name: str, value: bytes) -> None:
         """Record a note with the entry that is being made."""

@@ -38,7 +38,7 @@ from everstep.events import (
     StepScheduled,
     TimerStarted,
 )
-from everstep.records import Micros
+from everstep.records import Micros, Relaxed
 
 Good: TypeAlias = StepCompleted | ChildSucceeded | StepOverridden
 Bad: TypeAlias = StepFailed | StepOutcomeUnknown | ChildFailed | ChildRefused
@@ -58,6 +58,7 @@ class Start(Struct, frozen=True, kw_only=True, gc=False):
         cursor: How many steps had been asked for before.
         deadline_at: The run's time limit.
         maybe: See RunCreated.
+        relaxed: What the run may lose; None if nothing.
     """
 
     args: Raw
@@ -68,6 +69,7 @@ class Start(Struct, frozen=True, kw_only=True, gc=False):
     cursor: int = 0
     deadline_at: Micros | None = None
     maybe: bool = False
+    relaxed: Relaxed | None = None
 
     @classmethod
     def of(cls, event: RunCreated | RunContinued, at: Micros) -> Start:
@@ -81,6 +83,7 @@ class Start(Struct, frozen=True, kw_only=True, gc=False):
             cursor=event.cursor if isinstance(event, RunContinued) else 0,
             deadline_at=event.deadline_at,
             maybe=event.maybe,
+            relaxed=event.relaxed,
         )
 
 

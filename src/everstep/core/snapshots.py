@@ -29,7 +29,9 @@ from everstep.events import (
     CompensationBegan,
     CompensationEnded,
     DeadlinePassed,
+    Drained,
     Event,
+    MilestoneReached,
     NoteRecorded,
     PatchApplied,
     PauseRequested,
@@ -58,12 +60,13 @@ from everstep.events import (
     StepOverridden,
     StepScheduled,
     StopRequested,
+    SuffixLost,
     TimerCancelled,
     TimerFired,
     TimerStarted,
 )
 from everstep.journal import Entry, verify_chain
-from everstep.records import ErrorRecord, Micros, RunRecord, Status, UndoRecord
+from everstep.records import ErrorRecord, Micros, Relaxed, RunRecord, Status, UndoRecord
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -118,6 +121,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     checkpoints: tuple[Checkpoint, ...]
     error: ErrorRecord | None
     hash: str
+    relaxed: Relaxed | None = None
     undone: tuple[UndoRecord, ...] = ()
     undo_left: tuple[UndoRecord, ...] = ()
 
@@ -175,6 +179,7 @@ class _Fold:
         self.checkpoints: list[Checkpoint] = []
         self.error: ErrorRecord | None = None
         self.cursor = 0
+        self.relaxed: Relaxed | None = None
         self._run_id = run_id
         self._version = 0
         self._states: dict[str, Chain] = {}
@@ -216,7 +221,7 @@ class _Fold:
         match event:
             case RunCreated(args=args, is_pipeline=is_pipeline):
                 self.payload["arguments"] = msgspec.json.decode(args)
-                self._is_pipeline = is_pipeline
+                self._is_pipeline, self.relaxed = is_pipeline, event.relaxed
             case RunClaimed() | RunResumed():
                 self.status, self.error = self._while_driven(), None
             case CompensationBegan() | CompensationEnded():
@@ -267,7 +272,17 @@ class _Fold:
                 self.cursor = self._cursor_before = cursor
                 self._begin_anew()
                 self._known.clear()
-            case TimerStarted() | TimerCancelled() | TimerFired() | CancelRequested() | DeadlinePassed() | NoteRecorded():
+            case (
+                TimerStarted()
+                | TimerCancelled()
+                | TimerFired()
+                | CancelRequested()
+                | DeadlinePassed()
+                | NoteRecorded()
+                | Drained()
+                | SuffixLost()
+                | MilestoneReached()
+            ):
                 pass  # These change what the run waits for (or say why), not what it has.
             case SignalReceived() | SignalAwaited() | SignalWaitCancelled() | PauseRequested() | StopRequested():
                 pass  # These change what the run waits for, not what it has.

@@ -55,6 +55,7 @@ def describe_start(
         deadline_at=None if limit is None else now + round(limit * 1e6),
         tags={**workflow.tags, **tags},
         is_pipeline=workflow.is_pipeline,
+        relaxed=workflow.relaxed,
     )
 
 

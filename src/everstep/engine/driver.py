@@ -24,7 +24,7 @@ from typing import Protocol
 import msgspec
 
 from everstep.core.attempts import plan_attempt
-from everstep.core.execution import Activation, Closed, Execution
+from everstep.core.execution import Activation, Closed, Execution, Held
 from everstep.core.program import Program
 from everstep.core.reuse import Ledger
 from everstep.core.transitions import Happened, next_status, while_driven
@@ -47,6 +47,7 @@ from everstep.events import (
     DeadlinePassed,
     Event,
     Input,
+    MilestoneReached,
     NoteRecorded,
     PatchApplied,
     PauseRequested,
@@ -55,6 +56,7 @@ from everstep.events import (
     RunDied,
     RunFailed,
     RunPaused,
+    RunResumed,
     RunSucceeded,
     SignalAwaited,
     SignalWaitCancelled,
@@ -66,13 +68,14 @@ from everstep.events import (
     StepOverridden,
     StepScheduled,
     StopRequested,
+    SuffixLost,
     TimerCancelled,
     TimerFired,
     TimerStarted,
     decode_event,
 )
 from everstep.journal import Entry, seal
-from everstep.records import AttemptRecord, Message, Micros, Status, WorkerKey
+from everstep.records import AttemptRecord, Message, Micros, Relaxed, Status, WorkerKey
 from everstep.stores.base import (
     Append,
     Behind,
@@ -93,6 +96,8 @@ from everstep.transactions import Transaction
 logger = logging.getLogger("everstep")
 
 TOO_EARLY_SECONDS = 0.05
+MILESTONE_BOUND = Relaxed(seconds=5.0, steps=1_000)
+"""Of a milestone in a durable run: an entry must not grow for ever, nor must what is done again after a crash."""
 STEP_OUTCOMES = (StepCompleted, StepFailed, StepOutcomeUnknown)
 """Inputs that exist nowhere but in memory until an entry has them: messages stay in the inbox, alarms ring again."""
 
@@ -164,6 +169,8 @@ class Driver:
         self._is_draining = False
         self._pause_asked: PauseRequested | None = None
         self._overridden: set[str] = set()
+        self._held_commands: list[CommandEvent] = []
+        self._flush_timer: asyncio.TimerHandle | None = None
         self._turns = Turns()
 
     @property
@@ -237,10 +244,18 @@ class Driver:
         # that.
         self._in_flight = True
         self._continue({row.key: row for row in claimed.attempts}, outcomes_not_seen(entries))
+        self._say_what_is_lost(entries[-1])
         self.receive(claimed.inbox)
         self._in_flight = False
         self._go()
         self._park_if_waiting()
+
+    def _say_what_is_lost(self, claim: Entry) -> None:
+        """A relaxed run that was taken over: its newest steps may have happened without a trace."""
+        start = self._program.start
+        relaxed = start.relaxed if start is not None else None
+        if relaxed is not None and any(isinstance(event, RunResumed) for event in claim.decoded()):
+            self.deliver(SuffixLost(relaxed.seconds, relaxed.steps))
 
     def quarantine(self, error: CorruptJournal) -> None:
         """What is stored of the run cannot be trusted."""
@@ -289,6 +304,9 @@ class Driver:
             # Whoever claims the run next sees whether its entry landed; retiring the worker gives it back.
             self.abandon()
             return
+        if self._execution.is_holding:
+            self._start_over()  # What steps came to is kept; what the code made of it is made anew.
+            return
         rows = tuple(step.record(to_resume=True) for step in self._steps.values())
         self._release(Happened.HANDED_BACK, AT_ONCE, rows)
 
@@ -316,9 +334,13 @@ class Driver:
         inputs, self._inputs = [event for event in self._inputs if self._is_wanted(event)], []
         if not inputs and (self._give_slot() or not self._execution.must_activate):
             return
-        self._applied = inputs
+        # Of what is held, nothing is in the journal yet: it is applied, and not landed.
+        self._applied = [*self._applied, *inputs] if self._applied else inputs
         try:
-            activation = self._execution.activate(inputs, self._host.tools.now())
+            activation = self._activated(inputs)
+            if isinstance(activation, Held):
+                self._go_on_holding(activation)
+                return
             append = self._append(activation)
         except Exception as error:
             if self.facts.create is not None:
@@ -326,6 +348,36 @@ class Driver:
             self._pause_for_other_code(error)
             return
         self._submit(activation, append)
+
+    def _activated(self, inputs: Sequence[Input]) -> Activation | Held:
+        now = self._host.tools.now()
+        if self.facts.create is not None:
+            return self._execution.activate(inputs, now)  # Whoever starts a run wants to know that it exists.
+        return self._execution.activate_or_hold(inputs, now)
+
+    def _go_on_holding(self, held: Held) -> None:
+        """Obey at once: the entry is written later, together with what follows."""
+        self._held_commands += held.commands
+        self._obey_together(held.commands)
+        bound = self._holding_bound
+        if self._wake_at_if_parked() is not None or self._execution.held_count >= bound.steps or self._is_draining:
+            self._flush()
+        elif self._flush_timer is None:
+            self._flush_timer = asyncio.get_running_loop().call_later(bound.seconds, self._flush)
+        self._go()
+        self._leave_if_asked()
+
+    def _flush(self) -> None:
+        """Write what is held."""
+        if self._is_over or self._in_flight or not self._execution.is_holding:
+            return
+        activation = self._execution.flush()
+        self._submit(activation, self._append(activation))
+
+    @property
+    def _holding_bound(self) -> Relaxed:
+        start = self._program.start
+        return (start.relaxed if start else None) or MILESTONE_BOUND
 
     def _is_wanted(self, event: Input) -> bool:
         """False for what the code gave up while the event was on its way: a timer or a step that it cancelled."""
@@ -395,9 +447,7 @@ class Driver:
             for key in self._overridden:
                 self._stop_step(key)
             self._overridden.clear()
-            self._in_flight = True  # What is known at once (a step that is told to stop before it begins) waits for the others.
-            self._obey(activation.commands)
-            self._in_flight = False
+            self._obey_together(activation.commands)
             self._go()
             self._leave_if_asked()
 
@@ -407,10 +457,20 @@ class Driver:
         facts.step, facts.cursor = append.step, append.cursor
         facts.status = self._standing()
         self._landed_consumed, self._applied = append.consumed, ()
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+            self._held_commands.clear()
         self._kept.difference_update(append.settled)
         self._host.progressed(self)
 
     # --- obeying an entry that has landed ---------------------------------------------------------------------------------
+
+    def _obey_together(self, commands: Sequence[CommandEvent]) -> None:
+        """What is known at once (a step that is told to stop before it begins) waits for the others."""
+        self._in_flight = True
+        self._obey(commands)
+        self._in_flight = False
 
     def _obey(self, commands: Sequence[CommandEvent]) -> None:
         for command in commands:
@@ -436,7 +496,14 @@ class Driver:
                     pass  # The child, or the message to it, was part of the entry.
                 case CompensationBegan() | CompensationEnded():
                     pass  # The status of the run was part of the entry.
-                case SignalAwaited() | SignalWaitCancelled() | StatePublished() | NoteRecorded() | PatchApplied():
+                case (
+                    SignalAwaited()
+                    | SignalWaitCancelled()
+                    | StatePublished()
+                    | NoteRecorded()
+                    | PatchApplied()
+                    | MilestoneReached()
+                ):
                     pass  # These are done by being recorded.
                 case ResultReused():
                     pass  # The code has its outcome already.
@@ -495,7 +562,8 @@ class Driver:
         if self._is_over:
             return
         self._kept.add(record.key)
-        wake_at = None if self._in_flight or self._inputs else self._wake_at_if_parked()
+        is_held_up = self._in_flight or self._inputs or self._execution.is_holding
+        wake_at = None if is_held_up else self._wake_at_if_parked()
         if wake_at is not None:
             self._release(Happened.PARKED, wake_at, (record,))
         else:
@@ -540,7 +608,10 @@ class Driver:
             self.go_on()
 
     def _give_slot(self) -> bool:
-        self._in_flight = self._turns.grant()
+        if self._execution.is_holding and self._turns.is_asked:
+            self._flush()  # The slot is that of the next entry.
+        else:
+            self._in_flight = self._turns.grant()
         return self._in_flight
 
     def _slot_unwanted(self) -> None:
@@ -564,7 +635,9 @@ class Driver:
     def _park_if_waiting(self) -> None:
         if not (self._is_over or self._in_flight or self._inputs):
             wake_at = self._wake_at_if_parked()
-            if wake_at is not None:
+            if wake_at is not None and self._execution.is_holding:
+                self._flush()
+            elif wake_at is not None:
                 self._release(Happened.PARKED, wake_at, ())
 
     def _release(self, why: Happened, wake_at: Micros, rows: tuple[AttemptRecord, ...]) -> None:
@@ -665,7 +738,7 @@ class Driver:
         if activation.closed:
             return tuple(self._kept)
         ended = [e.key for e in self._applied if isinstance(e, (*STEP_OUTCOMES, StepOverridden))]
-        ended += [c.key for c in activation.commands if isinstance(c, StepCancelled)]
+        ended += [c.key for c in (*self._held_commands, *activation.commands) if isinstance(c, StepCancelled)]
         return tuple(key for key in ended if key in self._kept)
 
     # --- stopping ---------------------------------------------------------------------------------------------------------
@@ -739,6 +812,8 @@ class Driver:
         self._stop_steps()
         if self._deadline is not None:
             self._deadline.cancel()
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
         self._program.evict()
 
     def _stop_steps(self) -> None:

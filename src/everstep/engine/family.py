@@ -60,6 +60,7 @@ def _child(program: Program, command: ChildStarted, run_key: RunKey, now: Micros
         tags=workflow.tags,
         maybe=command.maybe,
         is_pipeline=workflow.is_pipeline,
+        relaxed=workflow.relaxed,
     )
     return replace(new_run(created, workflow), parent_key=run_key, parent_command=command.key)
 

@@ -56,6 +56,11 @@ class Turns:
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
+    @property
+    def is_asked(self) -> bool:
+        """Somebody waits."""
+        return any(not turn.done() for turn in self._waiting)
+
     def grant(self) -> bool:
         """Give the slot to the next one, if there is one."""
         while self._waiting:
