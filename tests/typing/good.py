@@ -10,7 +10,7 @@ from typing import Any, assert_type
 from uuid import UUID
 
 import everstep as es
-from everstep.testing import CrashReport, crash_everywhere
+from everstep.testing import CrashReport, Env, crash_everywhere
 
 
 @dataclass(frozen=True)
@@ -236,3 +236,14 @@ async def undone(order: Order) -> tuple[str, bytes]:
         assert_type(both, tuple[str, bytes])
     assert_type(es.current().maybe, bool)
     return both
+
+
+async def tested(everstep_env: Env) -> None:
+    async with Env([checkout], strict=False) as env:
+        handle = await env.start(checkout(Order("42", 1)), id="order-42")
+        assert_type(handle, es.Handle[tuple[str, bytes]])
+        await env.skip(timedelta(days=1))
+        await env.settle()
+        assert_type(env.now(), datetime)
+    assert_type(await everstep_env.run(inside()), float)
+    everstep_env.check()

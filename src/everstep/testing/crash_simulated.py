@@ -20,6 +20,7 @@ from everstep.testing.connection import Connection
 from everstep.testing.crash_life import RUN_ID, Execution, Subject, converse, gather
 from everstep.testing.crash_points import AFTER, BEFORE, NO_POINTS, Deadly, Kill, Plan
 from everstep.testing.env import LOOK_SECONDS, EnvEngine
+from everstep.testing.strict import Watch
 from everstep.testing.virtual import VirtualTime, virtual_time
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 async def execute(subject: Subject, plan: Plan) -> Execution:
     """Run the workflow to its end, killed and resumed as planned."""
-    with virtual_time() as virtual:
+    with Watch().on(asyncio.get_running_loop()), virtual_time() as virtual:
         store = MemoryStore(virtual.clock.now, virtual.clock.monotonic)
         await store.open()
         outside = _Outside(store)

@@ -7,7 +7,8 @@ A place to run workflows in a test: a store in memory and an engine, on a clock 
         assert await handle.status() == "waiting"
 
 Everything else is real: what runs here is replayed, parked and claimed as it is in production. Time stands still while code is
-at work, and moves straight to the next timer when all of it waits.
+at work, and moves straight to the next timer when all of it waits. Workflow code that does what replay cannot repeat is told
+so, at the line where it does it (see ``strict``).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from everstep.events import RunCreated
 from everstep.stores.base import Store
 from everstep.stores.memory import MemoryStore
 from everstep.testing.connection import Connection
+from everstep.testing.strict import Watch
 from everstep.testing.virtual import VirtualTime, of
 
 R = TypeVar("R")
@@ -89,13 +91,18 @@ class Env:
 
     Args:
         workflows: What it is able to drive. Whatever is started here is known without being listed.
+        strict: Refuse clocks, randomness, files, sockets, processes and threads in workflow code, with the line where it asks
+            for them and what to use instead. Steps may do what they like. The run fails there, and ``run``, ``skip`` and the
+            end of ``async with`` raise AssertionError.
 
     Raises:
         UsageError: Opened on an event loop that is not asyncio's own.
     """
 
-    def __init__(self, workflows: Iterable[Workflow[..., Any]] = ()) -> None:
+    def __init__(self, workflows: Iterable[Workflow[..., Any]] = (), *, strict: bool = True) -> None:
         self._workflows = tuple(workflows)
+        self._watch = Watch() if strict else None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._time: VirtualTime | None = None
         self._owns_time = False
         self._engine: EnvEngine | None = None
@@ -105,14 +112,16 @@ class Env:
         await self.open()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         await self.close()
+        if kind is None:
+            self.check()
 
     async def open(self) -> None:
         """Put the running loop on virtual time and open an engine. Safe to repeat."""
         if self._engine is not None:
             return
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         present = of(loop)
         self._time, self._owns_time = present or VirtualTime(loop), present is None
         if self._owns_time:
@@ -122,6 +131,8 @@ class Env:
         self._engine = EnvEngine(_Watched(store, self._time.mark), self._workflows)
         await store.open()
         await self._engine.open()
+        if self._watch is not None:
+            self._watch.begin(loop)
 
     async def close(self) -> None:
         """Stop the engine, and put the loop back on the machine's clock. Safe to repeat."""
@@ -130,7 +141,7 @@ class Env:
             if engine is not None:
                 await engine.close()
         finally:
-            self._restore_time()
+            self._restore()
 
     def abandon(self) -> None:
         """Let go of everything at once, without waiting; also when the loop is closed already. Safe to repeat."""
@@ -138,7 +149,16 @@ class Env:
         if engine is not None:
             with suppress(RuntimeError):  # The loop is closed: nothing is left that could run.
                 engine.die()
-        self._restore_time()
+        self._restore()
+
+    def check(self) -> None:
+        """Raise if workflow code did what replay cannot repeat, and the test has not been told yet.
+
+        Raises:
+            AssertionError: With the line, and what to use instead.
+        """
+        if self._watch is not None:
+            self._watch.tell()
 
     @property
     def engine(self) -> Engine:
@@ -175,9 +195,13 @@ class Env:
 
         Raises:
             RunFailed, RunCancelled, RunDead, RunPaused: See ``Handle.result``.
+            AssertionError: It did what replay cannot repeat; see ``strict``.
             Stuck: It waits for something that nobody will do. (Raised out of the loop, past the test's own code.)
         """
-        return await (await self.start(call, id=id)).result()
+        try:
+            return await (await self.start(call, id=id)).result()
+        finally:
+            self.check()
 
     @overload
     def handle(self, run_id: str) -> Handle[Any]: ...
@@ -192,6 +216,7 @@ class Env:
 
         Raises:
             UsageError: The duration is negative.
+            AssertionError: Workflow code did what replay cannot repeat; see ``strict``.
         """
         if duration < timedelta():
             raise UsageError(f"skip({duration!r}): time does not go back. Nothing was done. Give zero or more.")
@@ -200,16 +225,27 @@ class Env:
         self._time.mark()
         await asyncio.sleep(duration.total_seconds())
         await self._time.settle()
+        self.check()
+
+    async def settle(self) -> None:
+        """Let everything happen that can happen without time going on: after a signal was sent, for instance.
+
+        Raises:
+            AssertionError: Workflow code did what replay cannot repeat; see ``strict``.
+        """
+        await self.skip(timedelta())
 
     @staticmethod
     def run_sync(call: Call[R]) -> R:
         """Run a workflow from a plain test, in an Env and on a loop of its own: see ``everstep.testing.run``."""
         return run(call)
 
-    def _restore_time(self) -> None:
+    def _restore(self) -> None:
         if self._time is not None and self._owns_time:
             self._time.remove()
         self._time = None
+        if self._watch is not None and self._loop is not None:
+            self._watch.end(self._loop)
 
 
 def run(call: Call[R]) -> R:
@@ -217,6 +253,7 @@ def run(call: Call[R]) -> R:
 
     Raises:
         RunFailed, RunCancelled, RunDead, RunPaused: See ``Handle.result``.
+        AssertionError: It did what replay cannot repeat; see ``Env``.
         Stuck: It waits for something that nobody will do.
         UsageError: An event loop is running already.
     """
