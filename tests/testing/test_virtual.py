@@ -112,3 +112,21 @@ class TestUnderUnittest(unittest.IsolatedAsyncioTestCase):
             began_at = env.now()
             await asyncio.sleep(3600)
             assert 3600 == pytest.approx((env.now() - began_at).total_seconds())
+
+
+async def test_what_falls_due_together_rings_together() -> None:
+    """A thousand odd stretches end on the same tick as their sum, though floats of seconds would not add up."""
+    with virtual_time() as virtual:
+        sleeping = asyncio.ensure_future(asyncio.sleep(sum(odd(number) for number in range(1000)) / 1e6))
+        for number in range(1000):
+            assert not sleeping.done()
+            await asyncio.sleep(odd(number) / 1e6)
+        await virtual.settle()
+
+        assert sleeping.done()
+        assert sum(odd(number) for number in range(1000)) == virtual.clock.passed
+
+
+def odd(number: int) -> int:
+    """Microseconds: between one and ten hours."""
+    return 3_600_000_001 + number * 32_400_007

@@ -20,7 +20,7 @@ import msgspec
 
 from everstep.definitions import Workflow
 from everstep.errors import UsageError
-from everstep.records import WorkerKey
+from everstep.records import Micros, WorkerKey
 from everstep.stores.base import Store
 from everstep.stores.sqlite import SQLiteStore
 from everstep.testing.crash_life import RUN_ID
@@ -90,12 +90,12 @@ async def live(db: Path, order: Order) -> None:
         if order.is_virtual:
             virtual = stack.enter_context(virtual_time())
             clock = virtual.clock
-            clock.seconds = order.seconds
-            log = _Log(db, lambda: clock.seconds, virtual.mark)
+            clock.passed = order.passed
+            log = _Log(db, lambda: clock.passed, virtual.mark)
             store = SQLiteStore(db, now=clock.now, monotonic=clock.monotonic)
             connection: Deadly = _Alone(store, kill, log.note)
         else:
-            log = _Log(db, lambda: 0.0, lambda: None)
+            log = _Log(db, lambda: 0, lambda: None)
             store = SQLiteStore(db)
             connection = Deadly(store, kill, kill_myself, log.note)
         async with EnvEngine(connection, [workflow, *others]) as engine:
@@ -108,15 +108,15 @@ async def live(db: Path, order: Order) -> None:
 class _Log:
     """Leaves a line for each durable point, before anything can happen that follows from it."""
 
-    def __init__(self, db: Path, seconds: Callable[[], float], mark: Callable[[], object]) -> None:
+    def __init__(self, db: Path, passed: Callable[[], Micros], mark: Callable[[], object]) -> None:
         self._file = os.open(db.with_suffix(".points"), os.O_WRONLY | os.O_APPEND)
-        self._seconds = seconds
+        self._passed = passed
         self._mark = mark
 
     def note(self, what: str) -> None:
         """One write, so that a kill cannot split it."""
         self._mark()
-        os.write(self._file, msgspec.json.encode(Passed(what, self._seconds())) + b"\n")
+        os.write(self._file, msgspec.json.encode(Passed(what, self._passed())) + b"\n")
 
 
 def main() -> int:

@@ -22,6 +22,7 @@ import msgspec
 from everstep.client import Client
 from everstep.definitions import Workflow
 from everstep.errors import UsageError
+from everstep.records import Micros
 from everstep.stores.sqlite import SQLiteStore
 from everstep.testing.crash_life import RUN_ID, Execution, Subject, converse, gather
 from everstep.testing.crash_points import Kill, Plan
@@ -42,21 +43,21 @@ class Order(msgspec.Struct, frozen=True):
         arguments: Encoded.
         kill: Number and side; none for a life to the end.
         is_virtual: Time jumps.
-        seconds: What its clock says at first, if so.
+        passed: How much of it has passed before, if so.
     """
 
     workflows: Sequence[str]
     arguments: bytes
     kill: tuple[int, str] | None
     is_virtual: bool
-    seconds: float
+    passed: Micros
 
 
 class Passed(msgspec.Struct, frozen=True):
     """One line of what a child leaves: a durable point that it passed, and when."""
 
     what: str
-    seconds: float
+    at: Micros
 
 
 def name_of(workflow: Workflow[..., Any]) -> str:
@@ -102,13 +103,13 @@ async def _live_all(
     subject: Subject, plan: Plan, names: Sequence[str], db: Path, driving: asyncio.Future[None]
 ) -> list[list[str]]:
     lives: list[list[str]] = []
-    seconds = 0.0
+    time: Micros = 0
     for kill in (*(target.kill for target in plan), None):
-        order = Order(names, subject.encoded, _pair(kill), subject.drive is None, seconds)
+        order = Order(names, subject.encoded, _pair(kill), subject.drive is None, time)
         was_killed = await _live(order, db, driving)
         passed = _passed(db)
         lives.append([point.what for point in passed])
-        seconds = passed[-1].seconds if passed else seconds
+        time = passed[-1].at if passed else time
         if not was_killed:
             break
     return lives

@@ -30,6 +30,8 @@ JUMPS_MAX = 100_000
 """Jumps of which nothing came. An idle engine needs one for a day, so this is two centuries; it takes a few seconds."""
 THREAD_SECONDS = 10.0
 """Real seconds that threads get before a test that waits for them is taken to be stuck."""
+TICK_SECONDS = 1e-6
+"""The resolution of the clock, and so of the loop's timers: a float of seconds is a little off the tick it stands for."""
 IO_SECONDS = 0.02
 """Real seconds that sockets and pipes get before time jumps over them."""
 
@@ -39,20 +41,25 @@ class Stuck(AssertionError):
 
 
 class Clock:
-    """Virtual time.
+    """Virtual time, in whole microseconds: what falls due at the end of a month does so on the same tick as the month ends.
 
     Attributes:
-        seconds: How much time has passed: what the loop and leases see.
+        passed: How much time has passed, microseconds.
         shift: How far the store's clock was set, microseconds.
     """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.passed: Micros = 0
         self.shift: Micros = 0
+
+    @property
+    def seconds(self) -> float:
+        """How much time has passed: what the loop and leases see."""
+        return self.passed / 1e6
 
     def now(self) -> Micros:
         """What the store's clock says."""
-        return STARTED_AT + round(self.seconds * 1e6) + self.shift
+        return STARTED_AT + self.passed + self.shift
 
     def monotonic(self) -> float:
         """Seconds."""
@@ -75,6 +82,8 @@ class VirtualTime:
         self._loop = loop
         self._selector: Any = getattr(loop, "_selector", None)
         self._really_select: Callable[[float | None], list[Any]]
+        self._resolution = 0.0
+        self._stood_at: Micros | None = None
         self._origin = 0.0
         self._jump_count = 0
         self._waited_since: float | None = None
@@ -102,6 +111,8 @@ class VirtualTime:
         # Attributes of the objects, not of their classes: no other loop notices, and they are taken off without a trace.
         vars(self._selector)["select"] = self._select
         vars(self._loop).update(time=self._time, run_in_executor=self._run_in_executor, _everstep_time=self)
+        self._resolution = getattr(self._loop, "_clock_resolution", 0.0)
+        vars(self._loop).update(_clock_resolution=TICK_SECONDS)
 
     def remove(self) -> None:
         """Put the loop back on the machine's clock. Safe to repeat."""
@@ -109,6 +120,7 @@ class VirtualTime:
             del vars(self._selector)["select"]
             for name in ("time", "run_in_executor", "_everstep_time"):
                 del vars(self._loop)[name]
+            vars(self._loop).update(_clock_resolution=self._resolution)
 
     # --- for whoever tests ------------------------------------------------------------------------------------------------
 
@@ -167,10 +179,19 @@ class VirtualTime:
                 f"nothing happens any more, and somebody still waits; {self.clock.seconds:.3f} virtual seconds have passed"
             )
         before = self._time()
-        self.clock.seconds += timeout
-        if self._time() <= before:
-            # After some months a float is coarser than what asyncio takes for the same instant, and its timer would not ring.
-            self.clock.seconds += 2 * math.ulp(before)
+        self.clock.passed += round(timeout * 1e6)
+        if self._time() <= before and not self._rings_now(timeout):
+            # After some decades a float is coarser than a tick, and the timer that the loop waits for would not ring.
+            self.clock.passed += 1 + math.ceil(2e6 * math.ulp(before))
+
+    def _rings_now(self, timeout: float) -> bool:
+        """Whether it helps the loop to look again at the same tick: once, for a timer that is due but for a fraction of it."""
+        has_stood, self._stood_at = self._stood_at == self.clock.passed, self.clock.passed
+        return self._has_due_timer() and not (has_stood and timeout > 0)
+
+    def _has_due_timer(self) -> bool:
+        scheduled: list[asyncio.TimerHandle] = getattr(self._loop, "_scheduled", [])
+        return bool(scheduled) and scheduled[0].when() < self._time() + TICK_SECONDS
 
     def _run_in_executor(self, executor: Executor | None, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         future = (executor or self._default_executor()).submit(function, *args)
