@@ -12,7 +12,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "src" / "everstep"
 # Lowest first. One line is one floor, one string is one part: modules or packages that belong together.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors events commands records retry ids journal ambient",),  # the vocabulary: values only
+    ("errors events commands records retry ids journal journal_file ambient",),  # the vocabulary: values only
     ("codec", "telemetry"),
     ("definitions transactions", "inside", "talk", "many", "patches", "milestones"),
     ("generations pipelines",),

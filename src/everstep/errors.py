@@ -195,7 +195,21 @@ class RemoteError(EverstepError):
 
 
 class NondeterminismError(EverstepError):
-    """Workflow code asked for something else than its journal recorded. Nothing was executed, the journal is unchanged."""
+    """Workflow code asked for something else than its journal recorded. Nothing was executed, the journal is unchanged.
+
+    Attributes:
+        run_id: The run concerned.
+        version: The entry at which they part; 0 if it is not about one.
+        recorded: What stands there, in one line.
+        requested: What the code asked for instead, in one line.
+    """
+
+    def __init__(self, message: str, *, run_id: str = "", version: int = 0, recorded: str = "", requested: str = "") -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.version = version
+        self.recorded = recorded
+        self.requested = requested
 
 
 # --- the operator -------------------------------------------------------------------------------------------------------

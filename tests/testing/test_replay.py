@@ -84,3 +84,24 @@ async def test_a_journal_of_something_else_is_refused(workflow: Workflow[[], Non
         replay(await journal_of_order(), workflow)
     with pytest.raises(UsageError, match="empty"):
         replay([], workflow)
+
+
+async def test_a_fork_is_replayed_with_the_journal_of_the_run_that_it_shares() -> None:
+    """And a fork of a fork with both."""
+    async with Env([order]) as env:
+        first = await env.start(order(5), id="first")
+        await first
+        second = await first.fork(at=1, id="second")
+        await second
+        third = await second.fork(id="third")
+        await third
+        journals = [await handle.journal() for handle in (first, second, third)]
+
+    assert isinstance(replay(journals[1], order, shared=[journals[0]]), RunSucceeded)
+    assert isinstance(replay(journals[2], order, shared=journals[:2]), RunSucceeded)
+    with pytest.raises(UsageError, match="run second is a fork of run first at version 1, whose journal was not given"):
+        replay(journals[1], order)
+    with pytest.raises(UsageError, match="whose journal was not given"):
+        replay(journals[2], order, shared=[journals[1]])
+    with pytest.raises(CorruptJournal):
+        replay(journals[1], order, shared=[[changed(journals[0][0], at=0), *journals[0][1:]]])

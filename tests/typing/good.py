@@ -10,7 +10,7 @@ from typing import Any, assert_type
 from uuid import UUID
 
 import everstep as es
-from everstep.testing import CrashReport, Env, crash_everywhere
+from everstep.testing import CrashReport, Env, crash_everywhere, load_journal, replay, save_journal
 
 
 @dataclass(frozen=True)
@@ -247,3 +247,8 @@ async def tested(everstep_env: Env) -> None:
         assert_type(env.now(), datetime)
     assert_type(await everstep_env.run(inside()), float)
     everstep_env.check()
+
+
+async def exported(handle: es.Handle[int], other: es.Handle[int]) -> None:
+    save_journal("run.ndjson", await handle.journal())
+    replay(load_journal("run.ndjson"), fan_out, shared=[await other.journal()])

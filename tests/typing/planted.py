@@ -6,7 +6,7 @@ import asyncio
 from datetime import datetime
 
 import everstep as es
-from everstep.testing import crash_everywhere
+from everstep.testing import crash_everywhere, load_journal, replay
 
 
 @es.step
@@ -226,3 +226,7 @@ async def undoing() -> None:
         saga.undo(refund)  # error
         saga.undo("42")  # error
         print(cents)
+
+
+replay("run.ndjson", checkout)  # error
+replay(load_journal("run.ndjson"), charge)  # error

@@ -30,6 +30,7 @@ VERBS: Mapping[str, Verb] = {
     "cancel": Verb("cancel", "Ask runs to stop; they may clean up."),
     "worker": Verb("worker", "Drive runs until told to stop."),
     "check": Verb("check", "Find what would make workflow code differ on replay."),
+    "replay": Verb("replay", "Hold today's code to the journals of runs."),
     "verify": Verb("verify", "Check the hash chains of journals."),
 }
 ALIASES: Mapping[str, str] = {"ls": "runs"}

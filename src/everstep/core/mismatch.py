@@ -153,7 +153,11 @@ def diverged(
         f"  requested: {show_command(requested)}\n"
         f"{recorded_on}"
         "Nothing was executed and the journal is unchanged; the run is paused. Deploy the code that it started on, or guard "
-        f"the change with es.patched(...); it then goes on by itself. To see the journal: everstep show {run_id}"
+        f"the change with es.patched(...); it then goes on by itself. To see the journal: everstep show {run_id}",
+        run_id=run_id,
+        version=version,
+        recorded=show_command(recorded).strip(),
+        requested=show_command(requested).strip(),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from everstep.core.execution import Execution
+from everstep.core.replaying import ledger_of, replay_journal
 from everstep.core.starting import first_event
 from everstep.definitions import Workflow
 from everstep.errors import UsageError
@@ -15,12 +15,13 @@ from everstep.events import Ending
 from everstep.journal import Entry
 
 
-def replay(journal: Iterable[Entry], workflow: Workflow[..., Any]) -> Ending | None:
+def replay(journal: Iterable[Entry], workflow: Workflow[..., Any], *, shared: Iterable[Iterable[Entry]] = ()) -> Ending | None:
     """Replay a recorded journal against code. No step is executed and nothing is written. Safe to repeat.
 
     Args:
-        journal: All entries of a run from its first: what ``await handle.journal()`` gives.
+        journal: All entries of a run from its first: what ``await handle.journal()`` and ``load_journal`` give.
         workflow: The code as it is now.
+        shared: For a fork: the journals of the runs whose history it shares.
 
     Returns:
         How the run ended; None if the journal does not go that far.
@@ -28,7 +29,7 @@ def replay(journal: Iterable[Entry], workflow: Workflow[..., Any]) -> Ending | N
     Raises:
         NondeterminismError: The code asks for something else; the message shows both sides.
         CorruptJournal: The journal was altered.
-        UsageError: The journal is empty, or of another workflow.
+        UsageError: The journal is empty, of another workflow, or of a fork whose history was not given.
     """
     entries = list(journal)
     if not entries:
@@ -45,3 +46,5 @@ def replay(journal: Iterable[Entry], workflow: Workflow[..., Any]) -> Ending | N
         return execution.program.ending
     finally:
         execution.program.evict()
+
+    return replay_journal(entries, workflow, ledger_of(entries, [list(other) for other in shared]))

@@ -1,0 +1,67 @@
+"""
+Hold code to a journal, without a store: nothing is claimed, executed or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from everstep.core.execution import Execution
+from everstep.core.reuse import Ledger
+from everstep.core.starting import first_event
+from everstep.definitions import Workflow
+from everstep.errors import UsageError
+from everstep.events import Ending, RunCreated, RunForked
+from everstep.journal import Entry, decode_verified, verify_chain
+from everstep.records import RunKey
+
+
+def replay_journal(entries: Sequence[Entry], workflow: Workflow[..., Any], shared: Ledger | None = None) -> Ending | None:
+    """Verify a journal and go through it with this code; how it ended, or None if the journal does not go that far.
+
+    Args:
+        entries: All of the run, from the first.
+        workflow: The code as it is now.
+        shared: Of a fork: what the run that it shares its history with had finished.
+
+    Raises:
+        NondeterminismError: The code asks for something else.
+        CorruptJournal: The journal was altered.
+    """
+    execution = Execution(workflow, entries[0].run_key, first_event(entries[0].events).run_id)
+    try:
+        execution.replay(entries, shared=shared)
+        return execution.program.ending
+    finally:
+        execution.program.evict()
+
+
+def ledger_of(entries: Sequence[Entry], others: Iterable[Sequence[Entry]]) -> Ledger | None:
+    """What a fork takes over from the runs whose journals these are; None if it is no fork.
+
+    Raises:
+        UsageError: The journal that it shares is not among them.
+        CorruptJournal: It was altered.
+    """
+    return _ledger_of(entries, {other[0].run_key: other for other in others if other})
+
+
+def _ledger_of(entries: Sequence[Entry], others: Mapping[RunKey, Sequence[Entry]]) -> Ledger | None:
+    match decode_verified(entries[0], ""):
+        case [RunCreated() as created, RunForked() as fork, *_]:
+            pass
+        case _:
+            return None
+    history = others.get(fork.run_key, ())[: fork.version]
+    if len(history) < fork.version:
+        raise UsageError(
+            f"run {created.run_id} is a fork of run {fork.run_id} at version {fork.version}, whose journal was not given. "
+            "Nothing was replayed. Give it as well: shared=[await client.handle(...).journal()]."
+        )
+    verify_chain(history, run_key=fork.run_key, run_id=fork.run_id, head=bytes.fromhex(fork.hash))
+    ledger = _ledger_of(history, others) or Ledger()
+    for entry in history:
+        ledger.note_all(decode_verified(entry, fork.run_id), entry.at)
+    ledger.adopt(fork, created, entries[0].at)
+    return ledger
