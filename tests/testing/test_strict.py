@@ -6,6 +6,7 @@ A strict Env: what replay cannot repeat is refused where workflow code does it, 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -194,6 +195,41 @@ async def test_in_a_group_the_line_is_told_as_well() -> None:
     async with Env() as env:
         with pytest.raises(AssertionError, match=r"test_strict\.py:\d+ .*time\.time\(\)"):
             await env.run(does_it_in_a_group())
+
+
+class Leftover:
+    """What a library may leave to be collected at any time."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        finalized.append(time.time())
+
+
+finalized: list[float] = []
+
+
+def measure(phase: str, info: dict[str, int]) -> None:
+    """As hypothesis measures the collector."""
+    finalized.append(time.perf_counter())
+
+
+def collect() -> None:
+    Leftover()
+    gc.callbacks.append(measure)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(measure)
+
+
+def test_the_collector_of_garbage_may_look_at_clocks() -> None:
+    """It runs in whatever frame there is."""
+    set_doing(collect)
+
+    assert "done" == run(does_it())
+    assert len(finalized) >= 3
 
 
 async def test_it_can_be_turned_off() -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import gc
 import linecache
 import os
 import random
@@ -235,7 +236,7 @@ def _place_of(frame: FrameType | None) -> Place | None:
     """The line of the user's code that led here; None if the library came here by itself, or does no harm with it."""
     installed: Place | None = None
     while frame is not None and frame.f_code is not _DRAIN.__code__:
-        if str(frame.f_globals.get("__name__", "")).partition(".")[0] in _HARMLESS:
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] in _HARMLESS or _came_by_chance(frame):
             return None
         path = frame.f_code.co_filename
         if path.startswith(_INSTALLED):
@@ -244,6 +245,12 @@ def _place_of(frame: FrameType | None) -> Place | None:
             return _running_in(frame)
         frame = frame.f_back
     return installed
+
+
+def _came_by_chance(frame: FrameType) -> bool:
+    """The collector of garbage runs in whatever frame there is, and with it finalizers and whoever measures it."""
+    code = frame.f_code
+    return code.co_name == "__del__" or any(getattr(callback, "__code__", None) is code for callback in gc.callbacks)
 
 
 def _running_in(frame: FrameType) -> Place:
