@@ -205,6 +205,8 @@ crash_everywhere(checkout("42"), kill="hard")  # error
 crash_everywhere(checkout("42"), drive=telling)  # error
 crash_everywhere(checkout("42"), effects=len)  # error
 crash_everywhere(checkout("42"), workflows=[charge])  # error
+replay("run.ndjson", checkout)  # error
+replay(load_journal("run.ndjson"), charge)  # error
 
 
 # --- undoing ---
@@ -226,7 +228,3 @@ async def undoing() -> None:
         saga.undo(refund)  # error
         saga.undo("42")  # error
         print(cents)
-
-
-replay("run.ndjson", checkout)  # error
-replay(load_journal("run.ndjson"), charge)  # error

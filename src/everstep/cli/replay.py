@@ -1,8 +1,9 @@
 """
 ``everstep replay``: would today's code go on with these runs?
 
-The code is run against each journal, from its start, as a worker would before it goes on; no step is executed, nothing is
-claimed or written. Where the code asks for something else than was recorded, both are shown, one below the other.
+The code is run against each journal as a worker would before it goes on: from the start, or from where the run was last
+continued as new. No step is executed, nothing is claimed or written. Where the code asks for something else than was recorded,
+both are shown, one below the other.
 """
 
 from __future__ import annotations

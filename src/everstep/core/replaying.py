@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from everstep.core.execution import Execution
+from everstep.core.payloads import read_events
 from everstep.core.reuse import Ledger
 from everstep.core.starting import first_event
 from everstep.definitions import Workflow
@@ -17,13 +18,16 @@ from everstep.journal import Entry, decode_verified, verify_chain
 from everstep.records import RunKey
 
 
-def replay_journal(entries: Sequence[Entry], workflow: Workflow[..., Any], shared: Ledger | None = None) -> Ending | None:
+def replay_journal(
+    entries: Sequence[Entry], workflow: Workflow[..., Any], shared: Ledger | None = None, *, thoroughly: bool = False
+) -> Ending | None:
     """Verify a journal and go through it with this code; how it ended, or None if the journal does not go that far.
 
     Args:
         entries: All of the run, from the first.
         workflow: The code as it is now.
         shared: Of a fork: what the run that it shares its history with had finished.
+        thoroughly: Go through all segments of the run, not only through what a worker would go on with.
 
     Raises:
         NondeterminismError: The code asks for something else.
@@ -31,7 +35,7 @@ def replay_journal(entries: Sequence[Entry], workflow: Workflow[..., Any], share
     """
     execution = Execution(workflow, entries[0].run_key, first_event(entries[0].events).run_id)
     try:
-        execution.replay(entries, shared=shared)
+        execution.replay(entries, shared=shared, thoroughly=thoroughly)
         return execution.program.ending
     finally:
         execution.program.evict()
@@ -61,7 +65,7 @@ def _ledger_of(entries: Sequence[Entry], others: Mapping[RunKey, Sequence[Entry]
         )
     verify_chain(history, run_key=fork.run_key, run_id=fork.run_id, head=bytes.fromhex(fork.hash))
     ledger = _ledger_of(history, others) or Ledger()
-    for entry in history:
-        ledger.note_all(decode_verified(entry, fork.run_id), entry.at)
+    for entry, events in zip(history, read_events(history, fork.run_id), strict=True):
+        ledger.note_all(events, entry.at)
     ledger.adopt(fork, created, entries[0].at)
     return ledger

@@ -40,11 +40,4 @@ def replay(journal: Iterable[Entry], workflow: Workflow[..., Any], *, shared: It
             f"replay: the journal of run {created.run_id} is of workflow {created.workflow}, not {workflow.name}. Nothing was "
             f"replayed. Give the workflow that it was recorded by, under the name {created.workflow}."
         )
-    execution = Execution(workflow, entries[0].run_key, created.run_id)
-    try:
-        execution.replay(entries, thoroughly=True)
-        return execution.program.ending
-    finally:
-        execution.program.evict()
-
-    return replay_journal(entries, workflow, ledger_of(entries, [list(other) for other in shared]))
+    return replay_journal(entries, workflow, ledger_of(entries, [list(other) for other in shared]), thoroughly=True)
