@@ -252,3 +252,45 @@ async def tested(everstep_env: Env) -> None:
 async def exported(handle: es.Handle[int], other: es.Handle[int]) -> None:
     save_journal("run.ndjson", await handle.journal())
     replay(load_journal("run.ndjson"), fan_out, shared=[await other.journal()])
+
+
+@es.workflow(durability=es.Relaxed(seconds=2, steps=50))
+async def counting(count: int, log: list[str]) -> list[str]:
+    async with es.milestone("counted") as milestone:
+        assert_type(milestone, es.Milestone)
+        log.append(await charge("42", count))
+    if count:
+        es.continue_as_new(counting(count - 1, log))
+    return log
+
+
+@es.step
+def clean(order: Order) -> Order:
+    return order
+
+
+@es.step
+async def enrich(order: Order) -> Order:
+    return order
+
+
+cleaning = es.pipeline("cleaning", Order, [clean, enrich], durability="relaxed")
+
+
+async def operators() -> None:
+    async with es.Engine("memory://", workflows=[cleaning, counting]) as engine:
+        handle = await engine.start(cleaning(Order("42", 1)))
+        assert_type(handle, es.Handle[Order])
+        await handle.pause("lunch", actor="ann")
+        await handle.resume()
+        await handle.retry(actor="ann")
+        await handle.complete_step("clean", Order("42", 2), "seen", actor="ann")
+        await handle.skip_step("clean", "not needed")
+        await handle.discard("too old")
+        fork = await handle.fork(at="clean", edit={"clean": Order("42", 3)}, id="again", reason="what if")
+        assert_type(await fork.result(), Order)
+        assert_type(await engine.dead(limit=10), list[es.DeadLetter])
+        assert_type(list(await engine.requeue("run-1", reason="fixed")), list[str])
+        assert_type(list(await engine.discard()), list[str])
+        assert_type((await handle.snapshot()).relaxed, es.Relaxed | None)
+    assert_type(es.run(cleaning(Order("42", 1)), on_failed="raise"), Order)

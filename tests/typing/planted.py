@@ -228,3 +228,46 @@ async def undoing() -> None:
         saga.undo(refund)  # error
         saga.undo("42")  # error
         print(cents)
+
+
+# --- beginning again, pipelines, repair ---
+
+
+@es.step
+def shorten(text: str) -> str:
+    return text[:1]
+
+
+@es.step
+def measure(text: str) -> int:
+    return len(text)
+
+
+es.pipeline("wrong", str, [shorten, measure])  # error
+shortening = es.pipeline("right", str, [shorten, shorten])
+
+
+@es.workflow
+async def beginning_again(text: str) -> str:
+    if text:
+        es.continue_as_new(shorten)  # error
+    async with es.milestone(1):  # error
+        pass
+    es.continue_as_new(beginning_again(1))  # error
+
+
+@es.workflow(durability="lax")  # error
+async def lax() -> None: ...
+
+
+async def repairs(engine: es.Engine) -> None:
+    total: int = await (await engine.start(shortening("a")))  # error
+    print(total)
+    shortening(1)  # error
+    handle = await engine.start(shortening("a"))
+    await handle.fork(at=1.5)  # error
+    await handle.retry(reason=1)  # error
+    await handle.pause(actor=None)  # error
+    await engine.requeue(1)  # error
+    es.run(shortening("a"), on_failed="ignore")  # error
+    es.Relaxed(seconds="1")  # error
