@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("codec", "telemetry"),
     ("definitions transactions", "inside", "talk", "many", "patches", "milestones"),
     ("generations pipelines",),
-    ("core", "stores", "undo"),
+    ("core", "stores", "undo", "databases"),
     ("forks",),
     ("client repair", "engine"),
     ("cli", "lint", "testing", "sync", "config"),

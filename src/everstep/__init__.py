@@ -11,6 +11,7 @@ from everstep.codec import Undecodable
 from everstep.core.diff import Change
 from everstep.core.progress import OpenStep, Progress
 from everstep.core.snapshots import Checkpoint, Pointer, Snapshot
+from everstep.databases import Database, database
 from everstep.definitions import Call, Step, Workflow, step, workflow
 from everstep.engine.engine import Engine
 from everstep.engine.run import run
@@ -71,6 +72,7 @@ __all__ = [
     "ContinuedAsNew",
     "CorruptJournal",
     "Current",
+    "Database",
     "DeadLetter",
     "Engine",
     "EngineClosed",
@@ -128,6 +130,7 @@ __all__ = [
     "condition",
     "continue_as_new",
     "current",
+    "database",
     "deprecate_patch",
     "gather",
     "heartbeat",

@@ -170,6 +170,21 @@ class StepScope(Protocol):
         ...
 
     @property
+    def key(self) -> str:
+        """What the journal calls it; no two steps of a run have the same."""
+        ...
+
+    @property
+    def run_token(self) -> str:
+        """What no other run ever has: neither one that gets the same id later, nor a fork, nor one of another store."""
+        ...
+
+    @property
+    def is_wanted(self) -> bool:
+        """Somebody waits for the outcome of this attempt. Asked from the body's thread."""
+        ...
+
+    @property
     def attempt(self) -> int:
         """Counted from 1; executions lost to a killed worker count too."""
         ...

@@ -236,6 +236,11 @@ class Step(_Base, Generic[P, R]):
                 "at-most-once step is never executed again, whatever became of it."
             )
 
+    @property
+    def body(self) -> Callable[..., Any]:
+        """What an attempt executes."""
+        return self.function
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         return self._call(args, kwargs)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from everstep.errors import RetryAfter, UsageError
+from everstep.errors import PayloadTooLarge, RetryAfter, Unencodable, UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +64,8 @@ def _is_exception(kind: object) -> bool:
 
 
 NO_RETRY = Retry(attempts=1)
+UNCHANGING = (UsageError, Unencodable, PayloadTooLarge)
+"""Mistakes in the program: trying again is to make them again, and ``attempts=None`` would do so for ever."""
 
 
 def as_retry(retry: Retry | int | None) -> Retry:
@@ -89,6 +91,8 @@ def next_delay(policy: Retry, error: BaseException, failures: int, random: float
         random: Uniform in [0, 1): the source of the jitter.
     """
     if policy.attempts is not None and failures >= policy.attempts:
+        return None
+    if isinstance(error, UNCHANGING):
         return None
     if isinstance(error, RetryAfter):
         return error.delay_seconds

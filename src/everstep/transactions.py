@@ -75,8 +75,8 @@ class SQLiteTx(Protocol):
         ...
 
 
-class Transaction(Step[P, R], Generic[P, R]):
-    """A step whose body runs in the transaction that records its result. Made by ``@es.transaction``."""
+class ConnectedStep(Step[P, R], Generic[P, R]):
+    """A step whose body gets a connection that its caller does not pass."""
 
     def __init__(
         self,
@@ -110,13 +110,17 @@ class Transaction(Step[P, R], Generic[P, R]):
         return f"<transaction {self.name}>"
 
 
+class Transaction(ConnectedStep[P, R]):
+    """A step whose body runs in the transaction that records its result. Made by ``@es.transaction``."""
+
+
 class TransactionDecorator(Protocol):
     """What ``@es.transaction(…)`` with options returns."""
 
     @overload
-    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Transaction[P, R]: ...
+    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> ConnectedStep[P, R]: ...
     @overload
-    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Transaction[P, R]: ...
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> ConnectedStep[P, R]: ...
 
 
 @overload

@@ -164,6 +164,9 @@ async def test_a_step_awaited_in_a_steps_body_is_refused() -> None:
     class Attempt:
         run_id: str = "run-1"
         step: str = "outer"
+        key: str = "0:1"
+        run_token: str = "token"
+        is_wanted: bool = True
         attempt: int = 1
         maybe: bool = False
         epoch: int = 1

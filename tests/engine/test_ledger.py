@@ -23,6 +23,7 @@ import apsw
 import pytest
 
 import everstep as es
+from everstep.client import HistoryEntry
 from everstep.events import RunResumed, StepCompleted, StepScheduled
 from everstep.stores.sqlite.ask import Row, asking
 from tests.engine.test_processes import PATIENCE_SECONDS, Scene, is_stopped, wait_until
@@ -42,16 +43,18 @@ class Ledger(Scene):
 
     def check(self, run_ids: list[str]) -> None:
         """I4, and I1 and I3 for each journal."""
-        completed: list[str] = []
-        for run_id in run_ids:
-            history = self.history(run_id)
-            events = [event for entry in history for event in entry.events]
-            names = {event.key: event.step for event in events if isinstance(event, StepScheduled)}
-            completed += [f"{run_id}/{names[event.key]}/{event.key}" for event in events if isinstance(event, StepCompleted)]
+        completed = [key for run_id in run_ids for key in completed_in(self.history(run_id), run_id)]
         effects = Counter(str(key) for (key,) in self.rows("SELECT key FROM effects"))
         assert Counter(completed) == effects
         assert set(effects.values()) <= {1}
         assert expected_balances(completed) == dict(self.rows("SELECT name, cents FROM accounts"))
+
+
+def completed_in(history: list[HistoryEntry], run_id: str) -> list[str]:
+    """The idempotency keys of the steps that a journal says are completed."""
+    events = [event for entry in history for event in entry.events]
+    names = {event.key: event.step for event in events if isinstance(event, StepScheduled)}
+    return [f"{run_id}/{names[event.key]}/{event.key}" for event in events if isinstance(event, StepCompleted)]
 
 
 def expected_balances(completed: list[str]) -> dict[int, int]:

@@ -176,6 +176,27 @@ async def credit(tx: es.SQLiteTx, account: str, cents: int) -> str:
     return account
 
 
+orders = es.database("sqlite:///other.db", driver="sqlite3")
+
+
+@orders.transaction
+def reserve(tx: sqlite3.Connection, item: str, count: int = 1) -> int:
+    return tx.execute("UPDATE stock SET count = count - ? WHERE item = ?", (count, item)).rowcount
+
+
+@orders.transaction(retry=3)
+def release(tx: sqlite3.Connection, item: str) -> None:
+    tx.execute("DELETE FROM reserved WHERE item = ?", (item,))
+
+
+@es.workflow
+async def ordering() -> None:
+    assert_type(await reserve("hat", count=2), int)
+    assert_type(release("hat"), es.Call[None])
+    assert_type(orders, es.Database)
+    await release("hat")
+
+
 @es.workflow
 async def paying() -> None:
     assert_type(await debit("ann", 100, note="rent"), int)

@@ -169,8 +169,24 @@ def bad_limit(tx: es.SQLiteTx) -> None: ...
 def bad_choice(tx: es.SQLiteTx) -> None: ...
 
 
+orders = es.database("sqlite:///other.db")
+es.database("sqlite:///other.db", driver="odbc")  # error
+
+
+@orders.transaction
+def reserve(tx: object, item: str) -> int:
+    return len(item)
+
+
+@orders.transaction  # error
+def no_parameters() -> None: ...
+
+
 @es.workflow
 async def paying(tx: es.SQLiteTx) -> None:
+    await reserve(5)  # error
+    text: str = await reserve("hat")  # error
+    print(text)
     await debit(tx, "ann", 100)  # error
     await debit("ann")  # error
     await debit("ann", "100")  # error

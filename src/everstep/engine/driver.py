@@ -188,6 +188,11 @@ class Driver:
         return self.facts.epoch
 
     @property
+    def run_token(self) -> str:
+        """What no other run ever has."""
+        return self.facts.token
+
+    @property
     def recoveries(self) -> int:
         """How often the run was taken over."""
         return self._execution.recoveries

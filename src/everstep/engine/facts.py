@@ -5,7 +5,9 @@ What a driver knows of its run besides the journal, and what is left of it when 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
+from everstep.core.starting import first_event
 from everstep.records import Micros, RunKey, RunRecord, Status
 from everstep.stores.base import NewRun
 
@@ -27,6 +29,7 @@ class Facts:
         consumed: The inbox is applied up to here.
         deadline_at: The run's own time limit.
         create: What makes the run exist, until its first entry has landed.
+        created: Bytes of its first event list.
     """
 
     run_key: RunKey
@@ -41,6 +44,7 @@ class Facts:
     deadline_at: Micros | None = None
     create: NewRun | None = field(default=None, repr=False)
     status: Status = Status.RUNNING
+    created: bytes = field(default=b"", repr=False)
 
     @classmethod
     def of(cls, run: RunRecord) -> Facts:
@@ -56,7 +60,17 @@ class Facts:
             run.cursor,
             run.inbox_done,
             status=run.status,
+            created=run.created,
         )
+
+    @property
+    def token(self) -> str:
+        """What no other run ever has: its key is never given to another run of this store, its salt to none of any store.
+
+        A store that was put back to an older state gives out keys again, and a fork has the salt of the run that it forked.
+        """
+        salt = bytes.fromhex(first_event(self.created).salt)
+        return blake2b(str(self.run_key).encode(), key=salt, digest_size=16, person=b"witness").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,8 @@ class StepHost(Protocol):
     @property
     def epoch(self) -> int: ...
     @property
+    def run_token(self) -> str: ...
+    @property
     def recoveries(self) -> int: ...
     def finished(self, event: StepCompleted | StepFailed | StepOutcomeUnknown) -> None:
         """The step has its outcome."""
@@ -350,6 +352,20 @@ class StepRun:
         return self._host.epoch
 
     @property
+    def run_token(self) -> str:
+        """What no other run ever has."""
+        return self._host.run_token
+
+    @property
+    def is_wanted(self) -> bool:
+        """Somebody waits for the outcome of the first attempt."""
+        return self.wants(self._first_attempt)
+
+    def wants(self, attempt: int) -> bool:
+        """Somebody waits for the outcome of this attempt."""
+        return attempt == self._plan.attempt and not (self._is_stopped or self._expired)
+
+    @property
     def deadline(self) -> datetime | None:
         """When the attempt times out."""
         timeout = self._timeout
@@ -450,8 +466,8 @@ class StepRun:
         definition = self._definition
         if definition.is_async:
             self._arm()
-            return await definition.function(*args, **kwargs), None
-        body = partial(definition.function, *args, **kwargs)
+            return await definition.body(*args, **kwargs), None
+        body = partial(definition.body, *args, **kwargs)
         return await self._tools.threads.run(body, definition.name, self._arm)
 
     def _returned(self, value: Any) -> None:
@@ -541,6 +557,11 @@ class _LaterAttempt:
     def beat(self, details: bytes | None) -> None:
         """A heartbeat of this attempt."""
         self._step.take_beat(self.attempt, details)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Somebody waits for its outcome."""
+        return self._step.wants(self.attempt)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._step, name)

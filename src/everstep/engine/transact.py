@@ -279,10 +279,7 @@ class TransactionRun(StepRun):
             self._driver.recorded(*value)
 
     def _failed(self, error: BaseException) -> None:
-        if isinstance(error, Unencodable | PayloadTooLarge | UsageError):
-            self._fail_for_good(error)  # A mistake in the program: what it did was rolled back, and would be again.
-        else:
-            super()._failed(error)
+        super()._failed(error)
         self._driver.go_on()
 
     async def _reserve_thread(self) -> None:

@@ -215,7 +215,9 @@ class Worker:
         execution = Execution(workflow, run_key, created.run_id)
         execution.epoch = 1
         driver = Driver(
-            self, execution, Facts(run_key, created.run_id, execution.epoch, deadline_at=created.deadline_at, create=new)
+            self,
+            execution,
+            Facts(run_key, created.run_id, execution.epoch, deadline_at=created.deadline_at, create=new, created=new.created),
         )
         driver.begin([created, RunClaimed(self.name)])
         self._adopt(driver)
