@@ -179,12 +179,14 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
         event: JSON of the event that it becomes.
         dedupe: A second message with the same non-empty dedupe key is ignored.
         at: When it was posted.
+        reply: JSON of the event that answers it, once there is one.
     """
 
     event: bytes
     dedupe: str = ""
     seq: int = 0
     at: Micros = 0
+    reply: bytes | None = None
 
 
 class WorkerRecord(Struct, frozen=True, kw_only=True, gc=False):

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from everstep.events import Event, RunDied, RunFailed, RunPaused, RunSucceeded, TimerFired, encode_event, encode_events
 from everstep.journal import GENESIS, seal, verify_chain
 from everstep.records import AttemptRecord, ErrorRecord, Message, RunRecord, Status, WorkerKey
-from everstep.stores.base import Append, ClaimRequest, Keep, NewRun, Post, RunFilter, Store, Write
+from everstep.stores.base import Append, ClaimRequest, Keep, NewRun, Post, Reply, RunFilter, Store, Write
 from everstep.stores.memory import MemoryStore
 from everstep.stores.sqlite import SQLiteStore
 from everstep.testing.scene import Clocks
@@ -31,8 +31,8 @@ WORKFLOWS: tuple[str, ...] = ("checkout", "refund")
 CODES = ("code-1", "code-2")
 SEEN_AT_LEAST = {
     *(f"append:{outcome}" for outcome in ("Landed", "Fenced", "TooEarly", "Refused")),
-    *(f"create:{outcome}" for outcome in ("Landed", "Fenced", "Exists", "Refused")),
-    *(f"keep:{outcome}" for outcome in ("Landed", "Fenced", "Behind")),
+    *(f"create:{outcome}" for outcome in ("Landed", "Fenced", "Exists", "Refused", "Behind")),
+    *(f"keep:{outcome}" for outcome in ("Landed", "Fenced", "Behind", "Refused")),
     *(f"end:{outcome}" for outcome in ("Landed", "Fenced", "Behind")),
     *(f"park:{outcome}" for outcome in ("Landed", "Fenced", "Behind")),
     *("pause:Landed", "repeat:Landed", "repeat:Fenced"),
@@ -81,6 +81,7 @@ class Driver:
                     self.note("child", "refused")
         for run in self.random.sample(runs, min(3, len(runs))):
             await self.all("get", run.run_id)
+            await self.all("mail", run.run_key, self.random.choice((0, 0, 2)), self.random.choice(("", "", "a", "gone")))
             entries = await self.all("load", run.run_key)
             await self.all("attempts", run.run_key)
             verify_chain(entries, run_key=run.run_key, run_id=run.run_id, head=run.hash)
@@ -125,7 +126,8 @@ class Driver:
     async def queue(self) -> None:
         """Runs are started elsewhere."""
         wake_at = self.random.choice((None, None, self.clocks.now() + 2_000_000))
-        runs = [self.new_run(self.some_id(), wake_at=wake_at) for _ in range(self.random.randint(1, 2))]
+        messages = self.some_messages()
+        runs = [self.new_run(self.some_id(), wake_at=wake_at, messages=messages) for _ in range(self.random.randint(1, 2))]
         for answer in await self.all("create", runs):
             self.note("queue", type(answer).__name__)
 
@@ -214,6 +216,8 @@ class Driver:
             event, fields = RunPaused("no", code), {"status": Status.PAUSED, "refused_by": code}
         elif self.random.random() < 0.1:
             fields["not_before"] = self.clocks.now() + self.random.choice((-1, 500_000))
+        if kind == "end" and self.random.random() < 0.5:
+            fields["seen"] = run.inbox_seq
         fields |= self.some_effects(run, key)
         # A writer that believes in a stale version and skips ahead could hit the right number with the wrong predecessor. No
         # store notices (P2 trusts an owner's hash); readers do.
@@ -234,7 +238,13 @@ class Driver:
             self.run_ids.append(child_id)
         if self.random.random() < 0.2:
             fields["posts"] = (Post(run_id=self.some_id(), message=self.message("")),)
+        if self.random.random() < 0.2:
+            fields["replies"] = self.some_replies()
         return fields
+
+    def some_replies(self) -> tuple[Reply, ...]:
+        text = b"\xff" if self.random.random() < 0.05 else f'"{self.random.random()}"'.encode()
+        return tuple(Reply(self.random.choice(("a", "b", "", "gone")), text) for _ in range(2))
 
     def a_first(self) -> tuple[str, Write] | None:
         if not self.workers:
@@ -242,9 +252,17 @@ class Driver:
         self.handed_out += 1
         worker_key = self.random.choice(self.workers[-4:])
         key = ((worker_key + self.random.choice((0, 0, 0, 1))) << 32) + self.handed_out
-        new = self.new_run(self.some_id())
+        new = self.new_run(self.some_id(), messages=self.some_messages())
         entry = seal(GENESIS, key, self.random.choice((1, 1, 1, 2)), 1, self.clocks.now(), True, [TimerFired("0:0")])
-        return "create", Append(entry=entry, worker_key=worker_key, status=Status.RUNNING, create=new)
+        consumed = self.random.randint(0, len(new.messages))
+        write = Append(entry=entry, worker_key=worker_key, status=Status.RUNNING, create=new, consumed=consumed)
+        if self.random.random() < 0.3:
+            write = replace(write, status=Status.WAITING, release=True)
+        return "create", write
+
+    def some_messages(self) -> tuple[Message, ...]:
+        keys = [self.random.choice(("", "a", "b")) for _ in range(self.random.choice((0, 0, 1, 3)))]
+        return tuple(self.message(key) for key in keys)
 
     def a_keep(self, run: RunRecord) -> Keep:
         limit, key = self.random.choice((3, None)), f"0:{run.cursor}"
@@ -255,6 +273,8 @@ class Driver:
             worker_key=run.worker_key or 1,
             epoch=run.epoch,
             attempts=(row,) if self.random.random() < 0.5 else (),
+            replies=self.some_replies() if self.random.random() < 0.5 else (),
+            consumed=self.random.choice((0, 0, run.inbox_seq)),
             release=release,
             status=self.random.choice((Status.WAITING, Status.QUEUED)),
             wake_at=self.random.choice((None, self.clocks.now())),

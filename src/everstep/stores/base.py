@@ -8,7 +8,7 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
          entry is taken as it comes: who reads a journal verifies it.
     P3   An entry lands only at exactly the next version, and only with the epoch of the run's current owner.
     P4   Landing is idempotent: an entry whose hash is already stored at its version answers ``Landed`` and changes nothing.
-    P5   Side effects of a write (children, messages, consumption, attempts, release, outcome) happen iff its entry lands, in
+    P5   Side effects of a write (children, messages, replies, consumption, attempts, release, outcome) happen iff it lands, in
          the same transaction. One fenced or refused write of a batch leaves the others alone.
     P6   One run per run_id. Creating it again answers with the run that exists, whatever its arguments: the caller compares.
     P7   Any change of owner, epoch or status by somebody else than the owner appends an entry in the same transaction.
@@ -18,6 +18,7 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
     P10  Messages are numbered per run without gaps, in order; a dedupe key is accepted once; posting to an unowned run makes it
          due, unless it is paused. A run at rest accepts none.
     P11  Release (parking) and ending succeed only if the inbox is consumed to its end; else ``Behind`` and nothing has changed.
+         An ending may leave messages that it has ``seen``: they stay unconsumed for good.
          Verdicts (paused, dead) and a release that is due at once lose no wake-up and are not held up.
     P12  A write whose ``not_before`` lies in the future of the store's clock is refused with ``TooEarly``, and changes nothing.
     P13  A run that comes to rest posts its outcome to its parent's inbox in the same transaction.
@@ -29,6 +30,9 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
     P18  ``transact``, where a store has it: what the body does with its connection and the entry that it returns are one
          commit. The body is begun only while the slot is the owner's next entry, and never again once its entry has landed. If
          the slot is lost meanwhile, or the body ends in any other way (None, an error, a cancellation), nothing of it remains.
+    P19  A reply stays on the message that it answers, from the write that gives it on, and can be read for as long as the run
+         is there, at rest too. The first one stays; one to a message that is not there is dropped.
+    P20  Messages that come with a new run are in its inbox iff that write creates it, numbered from 1.
 
 Times: ``now()`` is the store's clock. Leases count on a clock that does not jump.
 """
@@ -76,6 +80,7 @@ class NewRun(Struct, frozen=True, kw_only=True, gc=False):
         parent_key: Run that starts it, if any. Its outcome goes there.
         parent_command: Key of the command that starts it.
         forked_from: Run whose history it shares, if any.
+        messages: What is in its inbox from the beginning (P20).
     """
 
     run_id: str
@@ -87,6 +92,19 @@ class NewRun(Struct, frozen=True, kw_only=True, gc=False):
     parent_key: RunKey | None = None
     parent_command: str = ""
     forked_from: RunKey | None = None
+    messages: tuple[Message, ...] = ()
+
+
+class Reply(Struct, frozen=True, gc=False):
+    """The answer to a message of the run that is written to.
+
+    Attributes:
+        dedupe: The message's dedupe key.
+        event: JSON of the event that answers it.
+    """
+
+    dedupe: str
+    event: bytes
 
 
 class Post(Struct, frozen=True, kw_only=True, gc=False):
@@ -116,6 +134,8 @@ class Append(Struct, frozen=True, kw_only=True, gc=False):
         not_before: Refused unless the store's clock has reached this.
         refused_by: With status paused: fingerprint of the code that could not replay it.
         begins_segment: The run's newest segment begins in this entry: it becomes the run's base.
+        replies: Answers to messages of its inbox.
+        seen: With a status at rest: messages up to here are known to be left unconsumed.
     """
 
     entry: Entry
@@ -134,16 +154,20 @@ class Append(Struct, frozen=True, kw_only=True, gc=False):
     not_before: Micros | None = None
     refused_by: str = ""
     begins_segment: bool = False
+    replies: tuple[Reply, ...] = ()
+    seen: int = 0
 
 
 class Keep(Struct, frozen=True, kw_only=True, gc=False):
-    """A write of the owner without an entry: rows of attempts, and possibly giving the run back as it stands.
+    """A write of the owner without an entry: rows of attempts, replies, and possibly giving the run back as it stands.
 
     Attributes:
         run_key: The run.
         worker_key: Its owner.
         epoch: The owner's epoch.
+        consumed: The inbox is consumed up to this seq.
         attempts: Rows to write.
+        replies: Answers to messages that led to no entry.
         release: Give the run back. ``status`` says as what (queued when work is left to do, waiting otherwise).
         wake_at: With ``release``: when it is due; None if only a message can wake it.
     """
@@ -153,6 +177,7 @@ class Keep(Struct, frozen=True, kw_only=True, gc=False):
     epoch: int
     consumed: int = 0
     attempts: tuple[AttemptRecord, ...] = ()
+    replies: tuple[Reply, ...] = ()
     release: bool = False
     status: Status = Status.WAITING
     wake_at: Micros | None = None
@@ -398,6 +423,13 @@ class Store(Protocol):
 
     async def pull(self, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
         """Messages that wait, unconsumed, for runs that the worker owns. Consumes nothing."""
+        ...
+
+    async def mail(self, run_key: RunKey, after: int = 0, dedupe: str = "") -> list[Message]:
+        """Messages of a run's inbox in order, with their replies, consumed ones too: those numbered above ``after``.
+
+        With ``dedupe`` only the one that has this key. Needs no claim.
+        """
         ...
 
     async def get(self, run_id: str) -> RunRecord | None:

@@ -35,6 +35,7 @@ from everstep.stores.base import (
     Landed,
     NewRun,
     Outcome,
+    Reply,
     RolledBack,
     RunFilter,
     Settlement,
@@ -54,6 +55,11 @@ class _Run(Struct):
 
     def waiting(self) -> list[Message]:
         return self.inbox[self.record.inbox_done :]
+
+    def answer(self, reply: Reply) -> None:
+        for place, message in enumerate(self.inbox):
+            if reply.dedupe and message.dedupe == reply.dedupe and message.reply is None:
+                self.inbox[place] = replace(message, reply=reply.event)
 
 
 class _Worker(Struct):
@@ -176,7 +182,7 @@ class MemoryStore:
         """See Store."""
         self._check_open()
         for new in runs:
-            rules.check_text(new.created, f"run {new.run_id}")
+            rules.check_new(new)
         answers = [self._create_queued(new) for new in runs]
         self._changes.mark()
         return answers
@@ -192,6 +198,7 @@ class MemoryStore:
         return Created(_full(self._add(new, first, Status.QUEUED, worker_key=None, wake_at=wake_at)))
 
     def _add(self, new: NewRun, first: Entry, status: Status, *, worker_key: WorkerKey | None, wake_at: Micros | None) -> _Run:
+        inbox = rules.first_messages(new, self.now())
         record = RunRecord(
             run_key=first.run_key,
             run_id=new.run_id,
@@ -209,13 +216,13 @@ class MemoryStore:
             cursor=0,
             deaths=0,
             max_recoveries=new.max_recoveries,
-            inbox_seq=0,
+            inbox_seq=len(inbox),
             inbox_done=0,
             parent_key=new.parent_key,
             parent_command=new.parent_command,
             refused_by="",
         )
-        run = _Run(record, [first])
+        run = _Run(record, [first], inbox)
         self._runs[first.run_key] = run
         self._keys[new.run_id] = first.run_key
         return run
@@ -276,8 +283,11 @@ class MemoryStore:
 
     def _land(self, write: Write) -> None:
         run = self._runs[write.run_key] if isinstance(write, Keep) else self._land_entry(write)
+        run.record = replace(run.record, inbox_done=max(run.record.inbox_done, write.consumed))
         for attempt in write.attempts:
             run.attempts[attempt.key] = attempt
+        for reply in write.replies:
+            run.answer(reply)
         if rules.frees(write):
             run.record = replace(
                 run.record,
@@ -305,7 +315,6 @@ class MemoryStore:
             step=write.step,
             cursor=write.cursor,
             deaths=0,
-            inbox_done=max(run.record.inbox_done, write.consumed),
         )
         if write.begins_segment:
             run.record = replace(run.record, base=entry.version)
@@ -470,6 +479,13 @@ class MemoryStore:
         self._check_open()
         run = self._find(run_id)
         return None if run is None else _full(run)
+
+    async def mail(self, run_key: RunKey, after: int = 0, dedupe: str = "") -> list[Message]:
+        """See Store."""
+        self._check_open()
+        run = self._runs.get(run_key)
+        inbox = [] if run is None else run.inbox[after:]
+        return [message for message in inbox if not dedupe or message.dedupe == dedupe]
 
     async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
         """See Store."""

@@ -104,19 +104,27 @@ def refused_after(refused_by: str, write: Write) -> str:
 
 def is_news(write: Write) -> bool:
     """Others may have something to do once this write has landed."""
-    return frees(write) or (isinstance(write, Append) and bool(write.children or write.posts))
+    return frees(write) or bool(write.replies) or (isinstance(write, Append) and bool(write.children or write.posts))
 
 
 def objection(write: Write) -> str:
     """Why no store can take this write, or nothing. Sees only what is wrong with the write itself."""
-    if isinstance(write, Keep):
-        return ""
-    entry, new = write.entry, write.create
-    if new is not None and entry.run_key // RUN_KEYS_PER_WORKER != write.worker_key:
-        return f"run key {entry.run_key} of run {new.run_id} was not handed out by worker {write.worker_key}"
-    texts = [entry.events, *(child.created for child in write.children), *(post.message.event for post in write.posts)]
+    texts = [reply.event for reply in write.replies]
+    if isinstance(write, Append):
+        entry, new = write.entry, write.create
+        if new is not None and entry.run_key // RUN_KEYS_PER_WORKER != write.worker_key:
+            return f"run key {entry.run_key} of run {new.run_id} was not handed out by worker {write.worker_key}"
+        texts += [entry.events, *(child.created for child in write.children), *(post.message.event for post in write.posts)]
+        texts += [message.event for message in new.messages] if new is not None else []
     reasons = [_objection_to_text(text) for text in texts]
     return next((reason for reason in reasons if reason), "")
+
+
+def check_new(new: NewRun) -> None:
+    """Raise UsageError if no store can take this run."""
+    check_text(new.created, f"run {new.run_id}")
+    for message in new.messages:
+        check_text(message.event, f"the message to run {new.run_id}")
 
 
 def check_text(data: bytes, what: str) -> None:
@@ -156,8 +164,13 @@ def why_not(write: Write, run: Standing | None, now: Micros) -> Fenced | Refused
         return Refused(reason)
     if isinstance(write, Append) and write.not_before is not None and write.not_before > now:
         return TooEarly()
-    unread = run.inbox_seq > max(run.inbox_done, write.consumed)
+    unread = run.inbox_seq > max(run.inbox_done, known(write))
     return Behind() if unread and must_be_consumed(write, now) else None
+
+
+def known(write: Write) -> int:
+    """Up to which message the writer may ignore what is in the inbox."""
+    return max(write.consumed, write.seen) if isinstance(write, Append) and write.status.is_at_rest else write.consumed
 
 
 def _is_next(write: Write, run: Standing) -> bool:
@@ -183,7 +196,17 @@ def before_transaction(slot: Slot, run: Standing | None, stored: bytes) -> Lande
 
 def unborn(write: Append) -> Standing:
     """How a run stands that this write is about to create."""
-    return Standing(0, write.entry.epoch, write.worker_key, 0, 0)
+    inbox_seq = 0 if write.create is None else len(first_messages(write.create, 0))
+    return Standing(0, write.entry.epoch, write.worker_key, inbox_seq, 0)
+
+
+def first_messages(new: NewRun, now: Micros) -> list[Message]:
+    """What the inbox of a new run holds: as if they had been posted one after the other (P10, P20)."""
+    kept: list[Message] = []
+    for message in new.messages:
+        if not message.dedupe or all(each.dedupe != message.dedupe for each in kept):
+            kept.append(replace(message, seq=len(kept) + 1, at=now))
+    return kept
 
 
 def as_child(child: NewRun, parent_key: RunKey) -> NewRun:

@@ -115,6 +115,10 @@ class Connection:
         """See Store."""
         return await self.ask("pull", (worker_key,), lambda: self.inner.pull(worker_key))
 
+    async def mail(self, run_key: RunKey, after: int = 0, dedupe: str = "") -> list[Message]:
+        """See Store."""
+        return await self.ask("mail", (run_key, after, dedupe), lambda: self.inner.mail(run_key, after, dedupe))
+
     async def get(self, run_id: str) -> RunRecord | None:
         """See Store."""
         return await self.ask("get", (run_id,), lambda: self.inner.get(run_id))

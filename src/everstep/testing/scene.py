@@ -112,7 +112,8 @@ class Scene:
         """The write that creates a run which the worker owns from its first entry."""
         entry = seal(GENESIS, self.run_key(worker_key), 1, 1, self.store.now(), True, [created_event(run_id)])
         status = fields.pop("status", Status.RUNNING)
-        return Append(entry=entry, worker_key=worker_key, status=status, create=new_run(run_id), **fields)
+        create = new_run(run_id, messages=fields.pop("messages", ()))
+        return Append(entry=entry, worker_key=worker_key, status=status, create=create, **fields)
 
     def append(self, run: RunRecord, *events: Event, **fields: Any) -> Append:
         """The next entry of a run, by its owner unless told otherwise."""

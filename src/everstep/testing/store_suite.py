@@ -53,6 +53,7 @@ from everstep.stores.base import (
     Outcome,
     Post,
     Refused,
+    Reply,
     RolledBack,
     RunFilter,
     Slot,
@@ -955,6 +956,106 @@ class StoreSuite(OperatorSuite):
         await scene.commit(scene.append(run))
 
         assert 0 == (await scene.run()).deaths
+
+    # --- P19, P20 -------------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("kind", ["append", "keep"])
+    async def test_a_reply_stays_on_its_message(self, scene: Scene, kind: str) -> None:
+        """P19: it can be read by whoever knows the key, after the run has ended too; only the first one counts."""
+        worker = await scene.worker()
+        run = await scene.owned(worker)
+        for key in ("a", "b", ""):
+            await scene.store.post("order-1", message(TimerFired("0:1"), key))
+        assert [None, None, None] == [each.reply for each in await scene.store.mail(run.run_key)]
+
+        first, second = (Reply("a", b'"yes"'),), (Reply("a", b'"no"'), Reply("", b'"nobody"'), Reply("gone", b'"dropped"'))
+        if kind == "append":
+            run = await scene.landed(scene.append(run, replies=first, consumed=1))
+            run = await scene.landed(scene.append(run, replies=second))
+        else:
+            assert [Landed()] == await scene.commit(scene.keep(run, replies=first, consumed=1))
+            assert [Landed()] == await scene.commit(scene.keep(run, replies=second))
+        assert 1 == (await scene.run()).inbox_done
+        await scene.rest(replace(run, inbox_seq=3), SUCCESS, Status.SUCCEEDED)
+
+        scene.store = await self.reopened(scene.store)
+        assert [b'"yes"', None, None] == [each.reply for each in await scene.store.mail(run.run_key)]
+        assert [(1, b'"yes"')] == [(each.seq, each.reply) for each in await scene.store.mail(run.run_key, 0, "a")]
+        assert ["b", ""] == [each.dedupe for each in await scene.store.mail(run.run_key, 1)]
+        assert [] == await scene.store.mail(run.run_key, 1, "a") == await scene.store.mail(run.run_key, 0, "gone")
+        assert [] == await scene.store.mail(run.run_key + 1)
+
+    async def test_a_write_that_does_not_land_replies_to_nobody(self, scene: Scene) -> None:
+        """P19, P5: a zombie's answer is not heard."""
+        worker, other = await scene.worker(), await scene.worker("host:2")
+        run = await scene.owned(worker)
+        await scene.store.post("order-1", message(TimerFired("0:1"), "a"))
+        replies = (Reply("a", b'"yes"'),)
+
+        for write in (
+            scene.append(run, replies=replies, worker_key=other),
+            scene.append(run, replies=replies, version=9),
+            scene.keep(run, replies=replies, worker_key=other),
+            scene.keep(run, replies=replies, release=True),
+        ):
+            assert Landed() not in await scene.commit(write)
+
+        assert [None] == [each.reply for each in await scene.store.mail(run.run_key)]
+        bad = await scene.commit(scene.append(run, replies=(Reply("a", b"\xff"),)))
+        assert Refused in map(type, bad)
+
+    async def test_whoever_waits_is_told_of_a_reply(self, scene: Scene) -> None:
+        """P19: the asker need not poll."""
+        run = await scene.owned(await scene.worker())
+        await scene.store.post("order-1", message(TimerFired("0:1"), "a"))
+        waiting = asyncio.ensure_future(scene.store.wait_for_work(None, 60))
+        await asyncio.sleep(0)
+
+        await scene.commit(scene.keep(run, replies=(Reply("a", b'"yes"'),), consumed=1))
+
+        assert await waiting
+
+    async def test_a_run_begins_with_the_messages_that_came_with_it(self, scene: Scene) -> None:
+        """P20: each key once, in order; and not again when somebody creates it again."""
+        messages = tuple(message(TimerFired(f"0:{number}"), key) for number, key in enumerate(("a", "", "a", "b")))
+        run = await scene.create(messages=messages)
+        assert (3, 0) == (run.inbox_seq, run.inbox_done)
+
+        (answer,) = await scene.store.create([new_run(messages=(message(TimerFired("0:9"), "c"),))])
+        await scene.store.post("order-1", message(TimerFired("0:9"), "b"))
+        await scene.store.post("order-1", message(TimerFired("0:4")))
+
+        assert isinstance(answer, Exists)
+        claimed = await scene.claim_one(await scene.worker())
+        assert [(1, "0:0"), (2, "0:1"), (3, "0:3"), (4, "0:4")] == [(each.seq, _key(each)) for each in claimed.inbox]
+
+    async def test_a_first_entry_can_consume_the_messages_that_come_with_its_run(self, scene: Scene) -> None:
+        """P20, P11: and may park or end only then."""
+        worker = await scene.worker()
+        messages = (message(TimerFired("0:1"), "a"), message(TimerFired("0:2")))
+        behind = scene.first(worker, messages=messages, consumed=1, release=True, status=Status.WAITING)
+        assert [Behind()] == await scene.commit(behind)
+        assert await scene.store.get("order-1") is None
+
+        write = scene.first(worker, messages=messages, consumed=2, release=True, status=Status.WAITING)
+        run = await scene.landed(write)
+
+        assert (2, 2, None) == (run.inbox_seq, run.inbox_done, run.wake_at)
+        assert [Landed()] == await scene.commit(write)
+        await scene.store.post("order-1", message(TimerFired("0:1"), "a"))
+        assert 2 == (await scene.run()).inbox_seq
+
+    async def test_an_ending_may_leave_what_it_has_seen(self, scene: Scene) -> None:
+        """P11: the messages stay unconsumed; one that it has not seen holds it up."""
+        run = await scene.owned(await scene.worker())
+        for _ in range(2):
+            await scene.store.post("order-1", message(TimerFired("0:1")))
+
+        assert [Behind()] == await scene.commit(scene.append(run, SUCCESS, status=Status.SUCCEEDED, seen=1))
+        assert [Behind()] == await scene.commit(scene.append(run, status=Status.WAITING, release=True, seen=2))
+        ended = await scene.landed(scene.append(run, SUCCESS, status=Status.SUCCEEDED, consumed=1, seen=2))
+
+        assert (2, 1) == (ended.inbox_seq, ended.inbox_done)
 
     # --- P17, and questions ---------------------------------------------------------------------------------------------
 

@@ -69,6 +69,10 @@ _INSERT_MESSAGES: Final = """
 INSERT INTO everstep.inbox(run_key, seq, at, dedupe, event)
 SELECT * FROM unnest($1::int8[], $2::int8[], $3::int8[], $4::text[], $5::text[])
 """
+_REPLY: Final = """
+UPDATE everstep.inbox SET reply = it.reply FROM unnest($1::int8[], $2::text[], $3::text[]) AS it(run_key, dedupe, reply)
+WHERE inbox.run_key = it.run_key AND inbox.dedupe = it.dedupe AND inbox.dedupe <> '' AND inbox.reply IS NULL
+"""
 _DROP_ATTEMPTS: Final = """
 DELETE FROM everstep.attempts WHERE (run_key, key) IN (SELECT * FROM unnest($1::int8[], $2::text[]))
 """
@@ -112,6 +116,7 @@ class Page(Struct, eq=False):
         forked_from: If it is new: the run whose history it shares.
         entries: To be inserted; with the status, step and cursor that the run has then.
         messages: To be inserted.
+        replies: To messages that are there or to be inserted, by their dedupe keys.
         attempts: To be written, by key; None: to be removed.
         drops_attempts: All others are to be removed.
     """
@@ -123,6 +128,7 @@ class Page(Struct, eq=False):
     forked_from: RunKey | None = None
     entries: list[tuple[Entry, Status, str, int]] = []
     messages: list[Message] = []
+    replies: dict[str, bytes] = {}
     attempts: dict[str, AttemptRecord | None] = {}
     drops_attempts: bool = False
 
@@ -195,6 +201,7 @@ class Book:
         """A run that is created queued; it gets its key when it is written."""
         record = new_record(new, self.now, Status.QUEUED, wake_at=self.now if new.wake_at is None else new.wake_at)
         page = Page(record, 0, is_new=True, is_changed=True, forked_from=new.forked_from)
+        page.messages = rules.first_messages(new, self.now)
         self._born.append(page)
         self._by_id[new.run_id] = page
         return page
@@ -223,6 +230,7 @@ class Book:
         await self._insert_entries(pages)
         await self._update_runs([page for page in pages if page.is_changed and not page.is_new])
         await self._insert_messages(pages)
+        await self._write_replies(pages)
         await self._write_attempts(pages)
 
     async def _give_keys(self) -> None:
@@ -280,6 +288,11 @@ class Book:
         if lines:
             await self._tx.fetch(_INSERT_MESSAGES, *columns(lines))
 
+    async def _write_replies(self, pages: Iterable[Page]) -> None:
+        lines = [(page.record.run_key, key, event.decode()) for page in pages for key, event in page.replies.items()]
+        if lines:
+            await self._tx.fetch(_REPLY, *columns(lines))
+
     async def _write_attempts(self, pages: Sequence[Page]) -> None:
         dropping = [page.record.run_key for page in pages if page.drops_attempts]
         if dropping:
@@ -314,7 +327,7 @@ def new_record(
         cursor=0,
         deaths=0,
         max_recoveries=new.max_recoveries,
-        inbox_seq=0,
+        inbox_seq=len(rules.first_messages(new, at)),
         inbox_done=0,
         parent_key=new.parent_key,
         parent_command=new.parent_command,

@@ -115,6 +115,8 @@ class _Landing:
             return outcome
         page = self._land_keep(write) if isinstance(write, Keep) else self._land_entry(write)
         page.attempts.update({each.key: each for each in write.attempts})
+        for reply in write.replies:
+            page.replies.setdefault(reply.dedupe, reply.event)
         if rules.frees(write):
             page.change(
                 replace(
@@ -153,6 +155,8 @@ class _Landing:
     def _land_keep(self, write: Keep) -> Page:
         page = self._book.by_key(write.run_key)
         assert page is not None, "the rules said that it lands"
+        if write.consumed > page.record.inbox_done:
+            page.change(replace(page.record, inbox_done=write.consumed))
         return page
 
     def _land_entry(self, write: Append) -> Page:
@@ -162,6 +166,7 @@ class _Landing:
             born = new_record(write.create, entry.at, write.status, worker_key=write.worker_key)
             born = replace(born, run_key=entry.run_key, epoch=entry.epoch, created=entry.events)
             page = self._book.add(_after(born, write), entry, write.create.forked_from)
+            page.messages = rules.first_messages(write.create, self._book.now)
         else:
             found = self._book.by_key(entry.run_key)
             assert found is not None, "the rules said that it lands"

@@ -139,7 +139,9 @@ def is_for_all(batch: Sequence[Write]) -> TypeGuard[Sequence[Append]]:
 
 
 def _is_simple(write: Append) -> bool:
-    if write.children or write.posts or rules.objection(write):
+    if write.children or write.posts or write.replies or rules.known(write) > write.consumed or rules.objection(write):
+        return False
+    if write.create is not None and write.create.messages:
         return False
     if write.create is not None and (write.create.parent_key is not None or not rules.is_text(write.create.run_id)):
         return False

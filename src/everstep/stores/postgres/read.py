@@ -31,15 +31,21 @@ SELECT {rows.ENTRY} FROM unnest($1::int8[], $2::int8[]) AS asked(key, base)
 JOIN everstep.journal ON journal.run_key = asked.key AND journal.version >= asked.base - 1 ORDER BY run_key, version
 """  # noqa: S608
 _UNREAD: Final = """
-SELECT inbox.seq, inbox.at, inbox.dedupe, inbox.event, inbox.run_key
+SELECT inbox.seq, inbox.at, inbox.dedupe, inbox.event, inbox.reply, inbox.run_key
 FROM everstep.runs JOIN everstep.inbox ON inbox.run_key = runs.run_key AND inbox.seq > runs.inbox_done
 WHERE runs.run_key = ANY($1::int8[]) AND runs.inbox_seq > runs.inbox_done ORDER BY inbox.run_key, inbox.seq
 """
 _UNREAD_BY_OWNER: Final = """
-SELECT inbox.seq, inbox.at, inbox.dedupe, inbox.event, inbox.run_key
+SELECT inbox.seq, inbox.at, inbox.dedupe, inbox.event, inbox.reply, inbox.run_key
 FROM everstep.runs JOIN everstep.inbox ON inbox.run_key = runs.run_key AND inbox.seq > runs.inbox_done
 WHERE runs.worker_key = $1 AND runs.worker_key IS NOT NULL AND runs.inbox_seq > runs.inbox_done
 ORDER BY inbox.run_key, inbox.seq
+"""
+_MAIL: Final = """
+SELECT seq, at, dedupe, event, reply FROM everstep.inbox WHERE run_key = $1 AND seq > $2 ORDER BY seq
+"""
+_LETTER: Final = """
+SELECT seq, at, dedupe, event, reply FROM everstep.inbox WHERE run_key = $1 AND dedupe = $3 AND dedupe <> '' AND seq > $2
 """
 _ATTEMPTS: Final = f"""
 SELECT {rows.ATTEMPT} FROM everstep.attempts WHERE run_key = ANY($1::int8[]) ORDER BY run_key, key
@@ -113,10 +119,16 @@ async def unread_by_owner(tx: Tx, worker_key: WorkerKey) -> list[tuple[RunKey, l
     return list(_by_run(await tx.fetch(_UNREAD_BY_OWNER, worker_key)).items())
 
 
+async def mail(tx: Tx, run_key: RunKey, after: int, dedupe: str) -> list[Message]:
+    """Messages of a run after that number, with their replies; with ``dedupe`` only the one that has this key."""
+    asked = tx.fetch(_LETTER, run_key, after, dedupe) if dedupe else tx.fetch(_MAIL, run_key, after)
+    return list(map(rows.message_of, await asked))
+
+
 def _by_run(found: Iterable[Row]) -> dict[RunKey, list[Message]]:
     messages: dict[RunKey, list[Message]] = {}
     for row in found:
-        messages.setdefault(row[4], []).append(rows.message_of(row))
+        messages.setdefault(row[5], []).append(rows.message_of(row))
     return messages
 
 

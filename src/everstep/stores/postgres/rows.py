@@ -80,8 +80,9 @@ def entry_of(row: Row) -> Entry:
 
 
 def message_of(row: Row) -> Message:
-    """A row that begins with seq, at, dedupe, event."""
-    return Message(seq=row[0], at=row[1], dedupe=row[2], event=row[3].encode())
+    """A row that begins with seq, at, dedupe, event, reply."""
+    reply = None if row[4] is None else row[4].encode()
+    return Message(seq=row[0], at=row[1], dedupe=row[2], event=row[3].encode(), reply=reply)
 
 
 def attempt_of(row: Row) -> AttemptRecord:

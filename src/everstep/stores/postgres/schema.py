@@ -93,6 +93,7 @@ CREATE TABLE everstep.inbox(
     at int8 NOT NULL,
     dedupe text COLLATE "C" NOT NULL,
     event text NOT NULL,
+    reply text,
     PRIMARY KEY (run_key, seq)
 );
 CREATE UNIQUE INDEX inbox_dedupe ON everstep.inbox(run_key, dedupe) WHERE dedupe <> '';

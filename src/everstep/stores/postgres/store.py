@@ -181,7 +181,7 @@ class PostgresStore:
     async def create(self, runs: Sequence[NewRun]) -> list[Created | Exists]:
         """See Store."""
         for new in runs:
-            rules.check_text(new.created, f"run {new.run_id}")
+            rules.check_new(new)
         answers = await self._state().pool.transact(lambda tx: begin.create(tx, runs, self.now.given))
         self._changes.mark()
         await self._tell()
@@ -275,6 +275,12 @@ class PostgresStore:
     async def pull(self, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
         """See Store."""
         return await self._state().pool.ask(lambda tx: read.unread_by_owner(tx, worker_key))
+
+    async def mail(self, run_key: RunKey, after: int = 0, dedupe: str = "") -> list[Message]:
+        """See Store."""
+        if not rules.is_text(dedupe):
+            return []
+        return await self._state().pool.ask(lambda tx: read.mail(tx, run_key, after, dedupe))
 
     async def get(self, run_id: str) -> RunRecord | None:
         """See Store."""

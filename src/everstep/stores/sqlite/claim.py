@@ -133,7 +133,7 @@ def _take(tx: Tx, candidate: rules.Candidate, worker_key: WorkerKey, name: str, 
     event = rules.claim_event(name, *owner) if owner else rules.claim_event(name)
     run = _append(tx, run, event, rules.status_after_claim(run.status), candidate.deaths, worker_key, now)
     entries, previous = read.journal_from(tx.ask, run.run_key, run.base)
-    inbox = read.unread(tx.ask, run.run_key, run.inbox_done) if run.inbox_seq > run.inbox_done else []
+    inbox = read.mail(tx.ask, run.run_key, run.inbox_done) if run.inbox_seq > run.inbox_done else []
     attempts = read.attempts(tx.ask, run.run_key)
     created = entries[0].events if entries and run.base == 1 else read.created(tx.ask, run.run_key)
     return Claimed(replace(run, created=created), entries, attempts, inbox, alone, previous)

@@ -28,7 +28,10 @@ SELECT run_key, version, epoch, at, drained, events, hash FROM chain CROSS JOIN 
 _JOURNAL_FROM: Final = _JOURNAL.replace("journal.id < chain.id", "journal.id < chain.id AND journal.version >= ?2")
 _CREATED: Final = "SELECT events FROM runs JOIN journal ON id = first WHERE runs.run_key = ?"
 
-_UNREAD: Final = "SELECT seq, at, dedupe, event FROM inbox WHERE run_key = ? AND seq > ? ORDER BY seq"
+_MAIL: Final = "SELECT seq, at, dedupe, event, reply FROM inbox WHERE run_key = ?1 AND seq > ?2 ORDER BY seq"
+_LETTER: Final = """
+SELECT seq, at, dedupe, event, reply FROM inbox WHERE run_key = ?1 AND dedupe = ?2 AND dedupe <> '' AND seq > ?3
+"""
 _UNREAD_RUNS: Final = (
     "SELECT run_key, inbox_done FROM runs INDEXED BY runs_unread "
     "WHERE worker_key = ? AND worker_key IS NOT NULL AND inbox_seq > inbox_done ORDER BY run_key"
@@ -90,15 +93,16 @@ def created(ask: Ask, run_key: RunKey) -> bytes:
     return b"" if row is None else str(row[0]).encode()
 
 
-def unread(ask: Ask, run_key: RunKey, done: int) -> list[Message]:
-    """Messages after number ``done``."""
-    return list(map(rows.message_of, ask(_UNREAD, (run_key, done))))
+def mail(ask: Ask, run_key: RunKey, after: int, dedupe: str = "") -> list[Message]:
+    """Messages after that number; with ``dedupe`` only the one that has this key."""
+    found = ask(_LETTER, (run_key, dedupe, after)) if dedupe else ask(_MAIL, (run_key, after))
+    return list(map(rows.message_of, found))
 
 
 def unread_by_owner(ask: Ask, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
     """Unconsumed messages of all runs that a worker owns."""
     waiting = ask(_UNREAD_RUNS, (worker_key,)).fetchall()
-    return [(run_key, unread(ask, run_key, done)) for run_key, done in waiting]
+    return [(run_key, mail(ask, run_key, done)) for run_key, done in waiting]
 
 
 def attempts(ask: Ask, run_key: RunKey) -> list[AttemptRecord]:

@@ -64,8 +64,9 @@ def entry_of(row: Row) -> Entry:
 
 
 def message_of(row: Row) -> Message:
-    """A row of seq, at, dedupe, event."""
-    return Message(seq=row[0], at=row[1], dedupe=row[2], event=row[3].encode())
+    """A row of seq, at, dedupe, event, reply."""
+    seq, at, dedupe, event, reply = row
+    return Message(seq=seq, at=at, dedupe=dedupe, event=event.encode(), reply=None if reply is None else reply.encode())
 
 
 def attempt_of(row: Row) -> AttemptRecord:

@@ -95,6 +95,7 @@ CREATE TABLE inbox(
     at INTEGER NOT NULL,
     dedupe TEXT NOT NULL,
     event TEXT NOT NULL,
+    reply TEXT,
     PRIMARY KEY(run_key, seq)
 ) STRICT, WITHOUT ROWID;
 

@@ -167,7 +167,7 @@ class SQLiteStore:
     async def create(self, runs: Sequence[NewRun]) -> list[Created | Exists]:
         """See Store."""
         for new in runs:
-            rules.check_text(new.created, f"run {new.run_id}")
+            rules.check_new(new)
         answers = await self._state().writer.run(lambda tx: write.create(tx, runs))
         self._changes.mark()
         return answers
@@ -241,6 +241,10 @@ class SQLiteStore:
     async def pull(self, worker_key: WorkerKey) -> list[tuple[RunKey, list[Message]]]:
         """See Store."""
         return await self._read(lambda ask: read.unread_by_owner(ask, worker_key))
+
+    async def mail(self, run_key: RunKey, after: int = 0, dedupe: str = "") -> list[Message]:
+        """See Store."""
+        return await self._read(lambda ask: read.mail(ask, run_key, after, dedupe)) if rules.is_text(dedupe) else []
 
     async def get(self, run_id: str) -> RunRecord | None:
         """See Store."""

@@ -17,7 +17,7 @@ from everstep.events import Event
 from everstep.journal import GENESIS, Entry, entry_hash, seal_bytes
 from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, Status, WorkerKey
 from everstep.stores import rules
-from everstep.stores.base import Append, Created, Exists, Keep, Landed, NewRun, Outcome, Refused, Settlement, Write
+from everstep.stores.base import Append, Created, Exists, Keep, Landed, NewRun, Outcome, Refused, Reply, Settlement, Write
 from everstep.stores.sqlite import faults, read
 from everstep.stores.sqlite.ask import Row, Value, only
 from everstep.stores.sqlite.transaction import Tx
@@ -40,8 +40,9 @@ WHERE ?2 = 1 AND EXISTS (SELECT 1 FROM workers WHERE worker_key = ?8 AND gone = 
 """
 _INSERT_RUN: Final = """
 INSERT INTO runs(run_key, run_id, workflow, code_version, status, version, hash, epoch, worker_key, wake_at, created_at,
-                 updated_at, step, cursor, max_recoveries, inbox_done, parent_key, parent_command, forked_from, head, first)
-VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, last_insert_rowid(), last_insert_rowid())
+                 updated_at, step, cursor, max_recoveries, inbox_seq, inbox_done, parent_key, parent_command, forked_from, head,
+                 first)
+VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, last_insert_rowid(), last_insert_rowid())
 """
 
 _ADVANCE: Final = """
@@ -84,6 +85,8 @@ ON CONFLICT(run_key, dedupe) WHERE dedupe <> '' DO NOTHING
 """
 _COUNT_MESSAGE: Final = "UPDATE runs SET inbox_seq = ?2 WHERE run_key = ?1"
 _COUNT_MESSAGE_AND_WAKE: Final = "UPDATE runs SET inbox_seq = ?2, wake_at = ?3 WHERE run_key = ?1"
+_CONSUME: Final = "UPDATE runs SET inbox_done = max(inbox_done, ?2) WHERE run_key = ?1"
+_REPLY: Final = "UPDATE inbox SET reply = ?3 WHERE run_key = ?1 AND dedupe = ?2 AND dedupe <> '' AND reply IS NULL"
 _ADDRESSEE: Final = "SELECT run_key, status, worker_key, wake_at, inbox_seq FROM runs WHERE run_id = ?"
 _ADDRESSEE_BY_KEY: Final = "SELECT run_key, status, worker_key, wake_at, inbox_seq FROM runs WHERE run_key = ?"
 _PARENT: Final = "SELECT parent_key, parent_command FROM runs WHERE run_key = ? AND parent_key IS NOT NULL"
@@ -127,6 +130,7 @@ def _insert_run(
     cursor: int = 0,
     consumed: int = 0,
 ) -> None:
+    messages = rules.first_messages(new, tx.now()) if new.messages else ()
     tx.execute(
         _INSERT_RUN,
         (
@@ -144,12 +148,15 @@ def _insert_run(
             step,
             cursor,
             new.max_recoveries,
+            len(messages),
             consumed,
             new.parent_key,
             new.parent_command,
             new.forked_from,
         ),
     )
+    for each in messages:
+        tx.execute(_INSERT_MESSAGE, (first.run_key, each.seq, each.at, each.dedupe, each.event.decode()))
 
 
 def entry_values(entry: Entry) -> tuple[Value, ...]:
@@ -167,11 +174,14 @@ def land_all(tx: Tx, batch: Sequence[Write]) -> list[Outcome]:
 
 
 def _land(tx: Tx, write: Append, now: Micros) -> Outcome:
-    is_plain = not (write.create or write.children or write.posts or write.begins_segment or len(write.entry.events) >= _SHORT)
+    has_effects = write.create is not None or write.children or write.posts or write.replies or write.begins_segment
+    is_plain = not has_effects and len(write.entry.events) < _SHORT
     if (write.not_before is not None and write.not_before > now) or (not is_plain and rules.objection(write)):
         return _answer(tx, write, now)
     frees = rules.frees(write)
     if write.create is not None:
+        if write.create.messages and rules.why_not(write, rules.unborn(write), now) is not None:
+            return _answer(tx, write, now)
         landed = _insert_first(tx, write, write.create)
     else:
         landed = _insert_next(tx, write, must_be_consumed=frees and rules.must_be_consumed(write, now))
@@ -187,6 +197,8 @@ def _land(tx: Tx, write: Append, now: Micros) -> Outcome:
         _give_back(tx, write, write.entry.run_key, now)
     if write.children or write.posts:
         _send(tx, write)
+    if write.replies:
+        _reply(tx, write.entry.run_key, write.replies)
     if write.status.is_at_rest:
         tx.execute(_DROP_ATTEMPTS, (write.entry.run_key,))
         ending = rules.ending_of(write.entry.events)
@@ -217,7 +229,7 @@ def _insert_next(tx: Tx, write: Append, *, must_be_consumed: bool) -> bool:
     entry = write.entry
     values = (*entry_values(entry), write.worker_key)
     if must_be_consumed:
-        tx.execute(_INSERT_NEXT_IF_CONSUMED, (*values, write.consumed))
+        tx.execute(_INSERT_NEXT_IF_CONSUMED, (*values, rules.known(write)))
     else:
         tx.execute(_INSERT_NEXT, values)
     if tx.changes() != 1:
@@ -275,6 +287,10 @@ def _land_keep(tx: Tx, write: Keep, now: Micros) -> Outcome:
     if outcome is not None:
         return outcome
     _keep_attempts(tx, write.run_key, write.attempts, ())
+    if write.consumed:
+        tx.execute(_CONSUME, (write.run_key, write.consumed))
+    if write.replies:
+        _reply(tx, write.run_key, write.replies)
     if write.release:
         _give_back(tx, write, write.run_key, now)
     return Landed()
@@ -338,6 +354,11 @@ def tell_parent(tx: Tx, run_key: RunKey, ending: Event) -> None:
     message = rules.outcome_message(ending, parent_command)
     if message is not None:
         _deliver(tx, tx.execute(_ADDRESSEE_BY_KEY, (parent_key,)).fetchone(), message)
+
+
+def _reply(tx: Tx, run_key: RunKey, replies: Sequence[Reply]) -> None:
+    for each in replies:
+        tx.execute(_REPLY, (run_key, each.dedupe, each.event.decode()))
 
 
 def _send(tx: Tx, write: Append) -> None:
