@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "everstep"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors events commands records retry ids journal journal_file ambient",),  # the vocabulary: values only
     ("codec", "telemetry"),
-    ("definitions transactions", "inside", "talk", "many", "patches", "milestones"),
+    ("definitions transactions", "inside", "talk", "asking", "many", "patches", "milestones"),
     ("generations pipelines",),
     ("core", "stores", "undo", "databases"),
     ("forks",),

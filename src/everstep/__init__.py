@@ -6,6 +6,7 @@ everstep keeps the state of multi-step work so that it survives anything.
 Everything public is named here; nothing inside imports this module.
 """
 
+from everstep.asking import Asked, Request, request
 from everstep.client import Client, DeadLetter, Handle, HistoryEntry
 from everstep.codec import Undecodable
 from everstep.core.diff import Change
@@ -28,6 +29,10 @@ from everstep.errors import (
     NondeterminismError,
     PayloadTooLarge,
     RemoteError,
+    RequestError,
+    RequestFailed,
+    RequestRefused,
+    RequestTimeout,
     RetryAfter,
     RunCancelled,
     RunConflict,
@@ -64,6 +69,7 @@ from everstep.undo import Saga, saga
 __version__ = "0.1.0"
 
 __all__ = [
+    "Asked",
     "Call",
     "CallAlreadyUsed",
     "Change",
@@ -92,6 +98,11 @@ __all__ = [
     "Progress",
     "Relaxed",
     "RemoteError",
+    "Request",
+    "RequestError",
+    "RequestFailed",
+    "RequestRefused",
+    "RequestTimeout",
     "Retry",
     "RetryAfter",
     "RunCancelled",
@@ -143,6 +154,7 @@ __all__ = [
     "patched",
     "pipeline",
     "random",
+    "request",
     "run",
     "saga",
     "signal",

@@ -9,7 +9,7 @@ engine fill the scopes in.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from random import Random
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from msgspec import Raw
 
+from everstep.events import RequestReceived, RequestSettled
 from everstep.records import UndoRecord
 
 
@@ -154,8 +155,38 @@ class WorkflowScope(Protocol):
         """Mark the run as one that takes the change, without asking."""
         ...
 
+    @property
+    def requests(self) -> RequestScope:
+        """What it has been asked."""
+        ...
+
     def wait_until(self, predicate: Callable[[], bool]) -> asyncio.Future[None]:
         """Wait until the code itself has made this true."""
+        ...
+
+
+class RequestScope(Protocol):
+    """The requests that a run has accepted, as its own code sees them."""
+
+    def handle(
+        self,
+        name: str,
+        serve: Callable[[RequestReceived], Coroutine[Any, Any, None]],
+        judge: Callable[[RequestReceived], None],
+    ) -> None:
+        """Let ``serve`` answer requests of that name; ``judge`` raises if one is to be refused."""
+        ...
+
+    def next(self, name: str) -> asyncio.Future[RequestReceived]:
+        """Ask for the next request of that name."""
+        ...
+
+    def settle(self, request: RequestReceived, outcome: Callable[[str], RequestSettled]) -> None:
+        """Answer a request. ``outcome`` makes the event from its key."""
+        ...
+
+    def pending(self, name: str) -> int:
+        """How many of that name have no answer yet."""
         ...
 
 

@@ -20,6 +20,7 @@ from msgspec import Raw, Struct
 
 from everstep import repair
 from everstep.ambient import transaction_scope
+from everstep.asking import Request
 from everstep.codec import rebuild_error
 from everstep.core.diff import Change, changes
 from everstep.core.payloads import read_events
@@ -31,6 +32,9 @@ from everstep.definitions import Call, Workflow, declared_errors, require_call
 from everstep.errors import (
     IllegalState,
     InvalidStoreURL,
+    RequestFailed,
+    RequestRefused,
+    RequestTimeout,
     RunCancelled,
     RunConflict,
     RunDead,
@@ -44,14 +48,23 @@ from everstep.errors import (
 from everstep.events import (
     CancelRequested,
     Event,
+    RequestAnswered,
+    RequestReceived,
     RunCreated,
     RunDied,
     RunDiscarded,
     RunSucceeded,
     SignalReceived,
+    decode_event,
     decode_events,
     encode_event,
     encode_events,
+)
+from everstep.events import (
+    RequestFailed as RequestFailedEvent,
+)
+from everstep.events import (
+    RequestRefused as RequestRefusedEvent,
 )
 from everstep.events import (
     RunCancelled as RunCancelledEvent,
@@ -63,13 +76,15 @@ from everstep.events import (
     RunPaused as RunPausedEvent,
 )
 from everstep.forks import shared_history
-from everstep.ids import check_run_id, new_run_id
+from everstep.ids import check_run_id, new_run_id, request_dedupe
 from everstep.journal import Entry, verify_chain
 from everstep.records import ErrorRecord, Message, Micros, RunKey, RunRecord, Status, WorkerRecord
 from everstep.stores.base import Created, NewRun, RunFilter, Store
 from everstep.stores.urls import open_store
 from everstep.talk import Signal
 
+A = TypeVar("A")
+B = TypeVar("B")
 R = TypeVar("R")
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
@@ -250,6 +265,29 @@ class Handle(Generic[R_co]):
                 f"run {self.run_id} is {run.status}, so signal {signal.name} was not sent. Nothing was changed.",
                 run_id=self.run_id,
             )
+
+    async def ask(self, request: Request[A, B], value: A, *, key: str = "", timeout: float | None = None) -> B:
+        """Send a request and wait for its answer. The run accepts it at most once and answers it at most once.
+
+        Args:
+            request: Which.
+            value: Of the request's type.
+            key: Names the request for ever: asking again with it (from anywhere, also after the run has ended) gives the one
+                answer that there is, whatever ``value`` is then. Without one this is a new request each time.
+            timeout: Seconds to wait; None for as long as it takes.
+
+        Raises:
+            RequestRefused: The run does not answer it; ``reason`` says why.
+            RequestFailed: What was to answer it raised; ``__cause__`` is what.
+            RequestTimeout: There is no answer yet. The request stays; ask again with its key.
+            RunEnded: The run came to rest without answering.
+            RunPaused: It is paused and cannot go on by itself. The request stays.
+            RunNotFound: There is no such run.
+            Unencodable: The value cannot be stored. Nothing was sent.
+            StoreUnavailable: Unknown whether it was sent; repeat it with the same key.
+        """
+        answer = await self._client.ask(self.run_id, request.name, request.ask_codec.encode(value), key, timeout)
+        return request.answer_codec.decode(answer)
 
     async def journal(self) -> list[Entry]:
         """The entries as they are stored, verified, oldest first: what ``everstep.testing.replay`` takes."""
@@ -517,7 +555,7 @@ class Client:
         """What a fork found done in the run whose history it shares; None if it is no fork."""
         return await shared_history(self.store, run)
 
-    async def post(self, run_id: str, event: CancelRequested | SignalReceived, dedupe: str = "") -> RunRecord:
+    async def post(self, run_id: str, event: CancelRequested | SignalReceived | RequestReceived, dedupe: str = "") -> RunRecord:
         """Put an input into a run's inbox. If the run that is returned is at rest, it was not accepted."""
         await self.open()
         run = await self.store.post(run_id, Message(event=encode_event(event), dedupe=dedupe))
@@ -525,6 +563,51 @@ class Client:
             return await self.get(run_id)  # Raises with the right words.
         self.posted(run)
         return run
+
+    async def ask(self, run_id: str, name: str, value: bytes, key: str = "", timeout: float | None = None) -> bytes:
+        """Send a request and wait for its answer, both as JSON: see ``Handle.ask``."""
+        event = RequestReceived(name, Raw(value), key or new_run_id())
+        dedupe = request_dedupe(name, event.id)
+        run = await self.post(run_id, event, dedupe)
+        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        while True:
+            left = self._poll_seconds_max
+            if deadline is not None:
+                left = min(left, deadline - asyncio.get_running_loop().time())
+            # Begun before we look: where looking takes a while, what changes meanwhile is not missed.
+            changed = asyncio.ensure_future(self._wait_for_reply(run_id, max(left, 0)))
+            try:
+                run = await self.get(run_id)
+                reply = await self._reply_to(run, dedupe)
+                if reply is not None:
+                    return result_of_request(run_id, reply)
+                self._refuse_to_wait(run, event, left)
+                await changed
+            finally:
+                changed.cancel()
+
+    async def _reply_to(self, run: RunRecord, dedupe: str) -> Event | None:
+        [*messages] = await self.store.mail(run.run_key, 0, dedupe)
+        reply = messages[0].reply if messages else None
+        return None if reply is None else decode_event(reply)
+
+    def _refuse_to_wait(self, run: RunRecord, event: RequestReceived, left: float) -> None:
+        about = f"request {event.name} {event.id} of run {run.run_id}"
+        if run.status.is_at_rest:
+            raise RunEnded(f"{about} has no answer, and gets none: the run is {run.status}.", run_id=run.run_id)
+        if run.status is Status.PAUSED:
+            raise RunPaused(
+                f"{about} has no answer yet: the run is paused and will not go on by itself. The request stays; once the run "
+                f"goes on, ask again with key={event.id!r}. To see why: everstep show {run.run_id}",
+                run_id=run.run_id,
+            )
+        if left <= 0:
+            raise RequestTimeout(
+                f"{about} has no answer in time; the run is {run.status}. The request stays: ask again with key={event.id!r}.",
+                run_id=run.run_id,
+                request=event.name,
+                key=event.id,
+            )
 
     async def wait_until_rest(self, run_id: str, timeout: float | None) -> Ending:
         """Wait until a run has an outcome, or cannot get one by itself."""
@@ -553,6 +636,10 @@ class Client:
 
     async def _wait_for_change(self, run_id: str, timeout: float) -> None:
         """Wait until the run may have changed. Engines override this: they know more."""
+        await self.store.wait_for_work(None, timeout)
+
+    async def _wait_for_reply(self, run_id: str, timeout: float) -> None:
+        """Wait until a request to the run may have its reply. Engines override this: they know more."""
         await self.store.wait_for_work(None, timeout)
 
     def posted(self, run: RunRecord) -> None:
@@ -674,6 +761,31 @@ def check_joinable(existing: RunRecord, requested: RunCreated, on_conflict: OnCo
             "Leave out on_conflict='raise' to join it.",
             run_id=existing.run_id,
         )
+
+
+def result_of_request(run_id: str, reply: Event) -> bytes:
+    """The answer, as JSON, or the error that says why there is none."""
+    match reply:
+        case RequestAnswered(result=result):
+            return bytes(result)
+        case RequestRefusedEvent(name=name, id=key, reason=reason):
+            raise RequestRefused(
+                f"run {run_id} refused request {name} {key}: {reason.rstrip('. ')}. Nothing was done.",
+                run_id=run_id,
+                request=name,
+                key=key,
+                reason=reason,
+            )
+        case RequestFailedEvent(name=name, id=key, error=record):
+            raise RequestFailed(
+                f"request {name} {key} failed in run {run_id}: {record.type}: {record.message.rstrip('. ')}. The run goes on. "
+                f"What it did for the request is in its history: everstep show {run_id}",
+                run_id=run_id,
+                request=name,
+                key=key,
+            ) from rebuild_error(record, {})
+        case _:
+            raise AssertionError(f"the reply to a request of run {run_id} is a {type(reply).__name__}")
 
 
 def _workflow_of(call: Call[Any]) -> Workflow[..., Any]:

@@ -17,6 +17,9 @@ stands alone. Nothing here is raised to steer everstep itself, except the two en
     │   ├── RunConflict
     │   ├── RunFailed, RunCancelled, RunDead, RunPaused
     │   ├── RunEnded, IllegalState
+    │   ├── RequestError
+    │   │   ├── RequestRefused, RequestFailed
+    │   │   └── RequestTimeout     (also a TimeoutError)
     │   └── RunTimeout             (also a TimeoutError)
     ├── StepError                  the workflow's author: raised at the await of a step or child
     │   ├── StepFailed
@@ -114,6 +117,40 @@ class RunEnded(RunError):
 
 class IllegalState(RunError):
     """The run is not in a state in which this can be done to it. Nothing was changed."""
+
+
+class RequestError(RunError):
+    """About one request to a run.
+
+    Attributes:
+        request: Its name.
+        key: What names it: asking again with this key gives the same answer.
+    """
+
+    def __init__(self, message: str, *, run_id: str, request: str, key: str) -> None:
+        super().__init__(message, run_id=run_id)
+        self.request = request
+        self.key = key
+
+
+class RequestRefused(RequestError):
+    """The run does not answer the request; asking again with the same key is refused again.
+
+    Attributes:
+        reason: What its validator (or its code) said.
+    """
+
+    def __init__(self, message: str, *, run_id: str, request: str, key: str, reason: str) -> None:
+        super().__init__(message, run_id=run_id, request=request, key=key)
+        self.reason = reason
+
+
+class RequestFailed(RequestError):
+    """What was to answer the request raised; the run goes on. ``__cause__`` is that error, as far as it can be rebuilt."""
+
+
+class RequestTimeout(RequestError, TimeoutError):
+    """The answer did not come in time. The request stays; ask again with ``key`` for its one answer."""
 
 
 class RunTimeout(RunError, TimeoutError):

@@ -132,6 +132,18 @@ class SignalReceived(_Event, frozen=True, gc=False):
     id: str = ""
 
 
+class RequestReceived(_Event, frozen=True, gc=False):
+    """A request that was accepted. ``id`` names it for ever: the second one with the same is the same.
+
+    ``judged``: a handler was there and had no objection. Else it is judged when one is set, if one is.
+    """
+
+    name: str
+    value: Raw
+    id: str
+    judged: bool = False
+
+
 class DeadlinePassed(_Event, frozen=True, gc=False):
     """The run outlived its own time limit."""
 
@@ -301,6 +313,55 @@ class ResultReused(_Event, frozen=True, gc=False):
     source: str = ""
 
 
+class RequestHandlerSet(_Event, frozen=True, gc=False):
+    """From here on requests of that name are answered by a function of the workflow's."""
+
+    key: str
+    name: str
+    source: str = ""
+
+
+class RequestAwaited(_Event, frozen=True, gc=False):
+    """The code asks for the next request of that name, to answer it itself."""
+
+    key: str
+    name: str
+    source: str = ""
+
+
+class RequestWaitCancelled(_Event, frozen=True, gc=False):
+    """The code no longer waits; what arrives goes to the next wait."""
+
+    key: str
+
+
+class RequestAnswered(_Event, frozen=True, gc=False):
+    """Whoever sent the request gets this result."""
+
+    key: str
+    name: str
+    id: str
+    result: Raw
+
+
+class RequestRefused(_Event, frozen=True, gc=False):
+    """The code does not answer the request. One that is refused before it was accepted is in no journal."""
+
+    key: str
+    name: str
+    id: str
+    reason: str
+
+
+class RequestFailed(_Event, frozen=True, gc=False):
+    """The function that was to answer the request raised; the run goes on."""
+
+    key: str
+    name: str
+    id: str
+    error: ErrorRecord
+
+
 class MilestoneReached(_Event, frozen=True, gc=False):
     """The code left a milestone: everything in it is durable with this."""
 
@@ -403,6 +464,7 @@ Input: TypeAlias = (
     | ChildRefused
     | CancelRequested
     | SignalReceived
+    | RequestReceived
     | DeadlinePassed
     | StepOverridden
     | Drained
@@ -426,10 +488,17 @@ CommandEvent: TypeAlias = (
     | SignalWaitCancelled
     | ResultReused
     | MilestoneReached
+    | RequestHandlerSet
+    | RequestAwaited
+    | RequestWaitCancelled
+    | RequestAnswered
+    | RequestRefused
+    | RequestFailed
     | StatePublished
     | NoteRecorded
     | PatchApplied
 )
+RequestSettled: TypeAlias = RequestAnswered | RequestRefused | RequestFailed
 RunEnding: TypeAlias = RunSucceeded | RunFailed | RunCancelled | RunDied
 Ending: TypeAlias = RunEnding | RunContinued
 Verdict: TypeAlias = RunPaused | RunDied | RunDiscarded
@@ -452,10 +521,17 @@ COMMANDS = (
     SignalWaitCancelled,
     ResultReused,
     MilestoneReached,
+    RequestHandlerSet,
+    RequestAwaited,
+    RequestWaitCancelled,
+    RequestAnswered,
+    RequestRefused,
+    RequestFailed,
     StatePublished,
     NoteRecorded,
     PatchApplied,
 )
+REQUEST_SETTLED = (RequestAnswered, RequestRefused, RequestFailed)
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(list[Event])

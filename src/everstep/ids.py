@@ -47,6 +47,11 @@ def child_run_id(parent_run_id: str, key: str) -> str:
     return f"{parent_run_id}/{key}"
 
 
+def request_dedupe(name: str, request_id: str) -> str:
+    """The dedupe key of a request in its run's inbox."""
+    return f"request:{name}:{request_id}"
+
+
 def new_run_id() -> str:
     """A fresh id: 48 bits of milliseconds, then 80 random bits, so ids sort by their time (the layout of UUIDv7, RFC 9562)."""
     milliseconds = time.time_ns() // 1_000_000

@@ -60,6 +60,11 @@ async def test_an_engine_cannot_change_what_is_recorded(engine_url: str, engine:
     await store.close()
 
 
+async def test_an_engine_may_reply_to_a_message(engine_url: str, engine: Link) -> None:
+    """The one thing about a message that changes."""
+    await engine.execute("UPDATE inbox SET reply = '{}' WHERE reply IS NULL")
+
+
 async def test_a_reader_sees_runs_and_no_payloads(postgres_url: str, engine_url: str, engine: Link) -> None:
     owner, schema = await link.connect(Address(postgres_url), is_pooled=True), Address(postgres_url).schema
     await owner.execute("DO $$ BEGIN CREATE ROLE the_reader; EXCEPTION WHEN duplicate_object THEN NULL; END $$")

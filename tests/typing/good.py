@@ -223,8 +223,31 @@ async def talking() -> bool | None:
     return await approval.wait(timeout=5, default=None)
 
 
+quote = es.request("quote", Order, int)
+
+
+@es.workflow
+async def answering() -> None:
+    async def price(order: Order) -> int:
+        return len(await charge(order.order_id, order.cents))
+
+    def check(order: Order) -> None:
+        assert_type(quote.pending, int)
+        assert order.cents
+
+    quote.handle(price, validate=check)
+    asked = await quote.next(timeout=5)
+    assert_type(asked, es.Asked[Order, int])
+    assert_type(asked.value, Order)
+    async for another in quote:
+        assert_type(another, es.Asked[Order, int])
+        another.answer(3)
+        another.refuse("no")
+
+
 async def telling(handle: es.Handle[bool | None]) -> None:
     await handle.send(approval, True, key="1")
+    assert_type(await handle.ask(quote, Order("42", 1), key="1", timeout=5), int)
 
 
 async def outside_world(handle: es.Handle[bool | None]) -> None:

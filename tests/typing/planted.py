@@ -209,6 +209,38 @@ async def talking() -> None:
     print(answer, perhaps, done)
 
 
+quote = es.request("quote", str, int)
+
+
+async def price(order_id: str) -> int:
+    return len(order_id)
+
+
+async def describe(order_id: str) -> str:
+    return order_id
+
+
+def check(order_id: int) -> None:
+    del order_id
+
+
+@es.workflow
+async def answering() -> None:
+    quote.handle(describe)  # error
+    quote.handle(price, validate=check)  # error
+    asked = await quote.next()
+    asked.answer("a lot")  # error
+    number: int = asked.value  # error
+    print(number)
+
+
+async def asking(handle: es.Handle[None]) -> None:
+    await handle.ask(quote, 42)  # error
+    text: str = await handle.ask(quote, "42")  # error
+    await handle.ask(approval, True)  # error
+    print(text)
+
+
 async def telling(handle: es.Handle[None]) -> None:
     await handle.send(approval, "yes")  # error
     await handle.send("approval", True)  # error

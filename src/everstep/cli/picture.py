@@ -112,6 +112,10 @@ def operation_name(operation: Operation) -> str:
             return f"{operation.name} (child)"
         case What.SIGNAL:
             return f"{operation.name} (signal)"
+        case What.REQUEST:
+            return f"{operation.name} (next request)"
+        case What.ANSWER:
+            return f"{operation.name} (request {operation.key.rpartition(':')[2]})"
         case What.TIMER:
             return f"timer {duration((operation.due_at or 0) - operation.asked_at)}"
 
@@ -144,6 +148,10 @@ def _pending(operation: Operation, now: Micros, tried: OpenStep | None) -> str:
             return f"waiting for {operation.child_id}"
         case What.SIGNAL:
             return f"waiting for signal {operation.name}"
+        case What.REQUEST:
+            return "waiting for somebody to ask"
+        case What.ANSWER:
+            return "not answered yet"
         case What.STEP:
             return "running" if tried is None or tried.error is None else _tried(tried, now)
 

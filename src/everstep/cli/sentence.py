@@ -74,7 +74,7 @@ def _active(story: Story, facts: Circumstances) -> str:
     if not facts.owner and facts.wake_at is not None and facts.wake_at <= facts.now:
         since = f"Due for {duration(facts.now - facts.wake_at)}" if facts.wake_at > 0 else "Due at once"
         return f"{cancel}{since}: {_waits_for_worker(facts)}"
-    return cancel + _waits(story.still_open(), facts)
+    return cancel + _waits(story.still_open(), facts) + _answers(story)
 
 
 def _waits(pending: Sequence[Operation], facts: Circumstances) -> str:
@@ -91,7 +91,12 @@ def _waits(pending: Sequence[Operation], facts: Circumstances) -> str:
     signals = [operation for operation in pending if operation.what is What.SIGNAL]
     if signals:
         return _signals(signals, timers, facts)
-    return f"Waiting for {_timer(timers, facts)}."
+    requests = [operation for operation in pending if operation.what is What.REQUEST]
+    if requests:
+        return _requests(requests, timers, facts)
+    if timers:
+        return f"Waiting for {_timer(timers, facts)}."
+    return f"Waiting for its code to answer {_listed([operation.name for operation in pending])}."
 
 
 def _steps(steps: Sequence[Operation], facts: Circumstances) -> str:
@@ -130,6 +135,16 @@ def _signals(signals: Sequence[Operation], timers: Sequence[Operation], facts: C
     limit = f", or {_timer(timers, facts)}" if timers else ""
     names = _listed([signal.name for signal in signals])
     return f"Waiting for the {'signal' if len(signals) == 1 else 'signals'} {names}{limit}."
+
+
+def _requests(requests: Sequence[Operation], timers: Sequence[Operation], facts: Circumstances) -> str:
+    limit = f", or {_timer(timers, facts)}" if timers else ""
+    names = _listed([request.name for request in requests])
+    return f"Waiting for somebody to ask {names}{limit}."
+
+
+def _answers(story: Story) -> str:
+    return f" It answers requests: {_listed(story.handled)}." if story.handled else ""
 
 
 def _timer(timers: Sequence[Operation], facts: Circumstances) -> str:

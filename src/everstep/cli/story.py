@@ -30,6 +30,13 @@ from everstep.events import (
     NoteRecorded,
     PatchApplied,
     PauseRequested,
+    RequestAnswered,
+    RequestAwaited,
+    RequestFailed,
+    RequestHandlerSet,
+    RequestReceived,
+    RequestRefused,
+    RequestWaitCancelled,
     ResultReused,
     RunCancelled,
     RunClaimed,
@@ -60,6 +67,7 @@ from everstep.events import (
     TimerFired,
     TimerStarted,
 )
+from everstep.ids import request_dedupe
 from everstep.records import ErrorRecord, Micros
 
 Dated: TypeAlias = tuple[Micros, Event]
@@ -73,6 +81,10 @@ class What(StrEnum):
     TIMER = "timer"
     CHILD = "child"
     SIGNAL = "signal"
+    REQUEST = "request"
+    """The code waits for one."""
+    ANSWER = "answer"
+    """One was accepted, and is being answered."""
 
 
 class How(StrEnum):
@@ -91,7 +103,7 @@ class Operation(Struct, kw_only=True):
     Attributes:
         key: Its command key.
         what: Kind.
-        name: Of the step, the signal or the child's workflow; of a timer, nothing.
+        name: Of the step, the signal, the request or the child's workflow; of a timer, nothing.
         asked_at: When.
         source: Line of the user's code.
         due_at: Of a timer: when it fires.
@@ -141,6 +153,7 @@ class Story(Struct, kw_only=True):
         cancel: The cancel that was asked for, if one was; a deadline counts.
         error: Why it failed, paused or died, as far as the events go.
         ended_at: When it came to rest.
+        handled: Names of the requests that a function of the workflow's answers.
         event_count: How many events there are.
         undone: What sagas have undone, and have left to undo.
     """
@@ -151,6 +164,7 @@ class Story(Struct, kw_only=True):
     cancel: CancelRequested | DeadlinePassed | None = None
     error: ErrorRecord | None = None
     ended_at: Micros | None = None
+    handled: list[str] = []
     event_count: int = 0
     undone: Undone = msgspec.field(default_factory=Undone)
 
@@ -181,8 +195,8 @@ class _Teller:
     def __init__(self) -> None:
         self.story = Story()
         self._by_key: dict[str, Operation] = {}
-        self._unread: dict[str, int] = {}
-        self._received: dict[str, int] = {}
+        self._unread: dict[tuple[What, str], int] = {}
+        self._received: dict[tuple[What, str], int] = {}
 
     def apply(self, event: Event, at: Micros) -> None:
         story = self.story
@@ -215,15 +229,32 @@ class _Teller:
                 self._settled(key, at, How.UNKNOWN)
             case ChildSucceeded(key=key) | TimerFired(key=key):
                 self._settled(key, at, How.DONE)
-            case StepCancelled(key=key) | TimerCancelled(key=key) | ChildCancelled(key=key) | SignalWaitCancelled(key=key):
+            case StepCancelled(key=key) | TimerCancelled(key=key) | ChildCancelled(key=key):
+                self._settled(key, at, How.CANCELLED)
+            case SignalWaitCancelled(key=key) | RequestWaitCancelled(key=key):
                 self._settled(key, at, How.CANCELLED)
             case SignalAwaited(key=key, name=name, source=source):
                 self._asked(Operation(key=key, what=What.SIGNAL, name=name, asked_at=at, source=source))
-                self._match_signal(name, at, self._unread.get(name, 0))
+                self._match(What.SIGNAL, name, at)
             case SignalReceived(name=name):
-                self._received[name] = self._received.get(name, 0) + 1
-                self._unread[name] = self._unread.get(name, 0) + 1
-                self._match_signal(name, at, self._unread[name])
+                self._arrived(What.SIGNAL, name, at)
+            case RequestAwaited(key=key, name=name, source=source):
+                self._asked(Operation(key=key, what=What.REQUEST, name=name, asked_at=at, source=source))
+                self._match(What.REQUEST, name, at)
+            case RequestHandlerSet(name=name):
+                story.handled = [*(each for each in story.handled if each != name), name]
+            case RequestReceived(name=name, id=request_id):
+                asked = self._by_key.get(request_dedupe(name, request_id))
+                if asked is None:  # Else it was carried over.
+                    self._asked(Operation(key=request_dedupe(name, request_id), what=What.ANSWER, name=name, asked_at=at))
+                self._arrived(What.REQUEST, name, at)
+            case RequestAnswered(name=name, id=request_id):
+                self._settled(request_dedupe(name, request_id), at, How.DONE)
+            case RequestRefused(name=name, id=request_id, reason=reason):
+                refusal = ErrorRecord("everstep.errors.RequestRefused", reason)
+                self._settled(request_dedupe(name, request_id), at, How.FAILED, error=refusal)
+            case RequestFailed(name=name, id=request_id, error=error):
+                self._settled(request_dedupe(name, request_id), at, How.FAILED, error=error)
             case StopRequested() | CompensationBegan() | CompensationEnded():
                 pass  # Told by what becomes of the operations.
             case StatePublished() | NoteRecorded() | PatchApplied():
@@ -266,13 +297,21 @@ class _Teller:
     def _begin_anew(self, at: Micros) -> None:
         """Nobody waits any more for what the code had asked for before."""
         for operation in self.story.still_open():
-            operation.how, operation.ended_at = How.CANCELLED, at
+            if operation.what is not What.ANSWER:  # Whoever asked still waits.
+                operation.how, operation.ended_at = How.CANCELLED, at
+        self.story.handled = []
 
-    def _match_signal(self, name: str, at: Micros, unread: int) -> None:
-        """The oldest wait takes the oldest signal, as in the program."""
-        waits = [each for each in self.story.still_open() if each.what is What.SIGNAL and each.name == name]
+    def _arrived(self, what: What, name: str, at: Micros) -> None:
+        self._received[what, name] = self._received.get((what, name), 0) + 1
+        self._unread[what, name] = self._unread.get((what, name), 0) + 1
+        self._match(what, name, at)
+
+    def _match(self, what: What, name: str, at: Micros) -> None:
+        """The oldest wait takes what arrived first, as in the program."""
+        unread = self._unread.get((what, name), 0)
+        waits = [each for each in self.story.still_open() if each.what is what and each.name == name]
         if waits and unread:
-            self._unread[name] = unread - 1
+            self._unread[what, name] = unread - 1
             self._settled(waits[0].key, at, How.DONE)
 
     def _asked_for(self, event: StepScheduled | ChildStarted, operation: Operation) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from everstep.core.program import Program
 from everstep.definitions import Step
 from everstep.events import (
+    REQUEST_SETTLED,
     ChildCancelled,
     ChildStarted,
     CommandEvent,
@@ -22,8 +23,8 @@ from everstep.events import (
     StepScheduled,
 )
 
-BARRIERS = (ChildStarted, ChildCancelled, MilestoneReached, CompensationBegan, CompensationEnded)
-"""Commands with an effect on other runs, on the run's status, or that are there to be durable."""
+BARRIERS = (ChildStarted, ChildCancelled, MilestoneReached, CompensationBegan, CompensationEnded, *REQUEST_SETTLED)
+"""Commands that others hear of, with an effect on the run's status, or that are there to be durable."""
 
 
 def may_hold(program: Program, commands: Sequence[CommandEvent], ending: Ending | None) -> bool:

@@ -242,6 +242,19 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
                 left.append((predicate, future))
         self._conditions = left
 
+    def look(self, bystander: Any, work: Callable[[], object]) -> None:
+        """Run something that must not touch this loop: for it, ``bystander`` is the running loop."""
+        host = self._enter()
+        events._set_running_loop(bystander)
+        try:
+            work()
+        finally:
+            self._leave(host)
+
+    def traces(self) -> tuple[object, ...]:
+        """What changes as soon as anything is asked of this loop."""
+        return self._last_hash, self._callback_commands, self._callback_tasks, len(self._ready), len(self._owed)
+
     def make_ready(self, handle: asyncio.Handle) -> None:
         """Queue a handle (a timer that fired)."""
         self._ready.append(handle)
@@ -340,6 +353,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         task.task_count += 1
         return f"{task.path}.{task.task_count}"
 
+    def reserve_path(self) -> str:
+        """A path that no task will have, so that tasks may be numbered below it."""
+        return self._next_path()
+
     def running_task(self) -> ReplayTask[Any] | None:
         """The task whose code is running; None in a callback.
 
@@ -436,6 +453,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def create_main_task(self, coro: Coroutine[Any, Any, T]) -> ReplayTask[T]:
         """The task of the workflow function itself, in an empty context: nothing of the host's leaks in."""
         return self._start(coro, self._path, None, Context())
+
+    def start_at(self, path: str, coro: Coroutine[Any, Any, T], context: Context) -> ReplayTask[T]:
+        """A task that no code of the workflow's makes, under a path that its maker reserved."""
+        return self._start(coro, path, None, context)
 
     def _start(self, coro: Coroutine[Any, Any, T], path: str, name: str | None, context: Context | None) -> ReplayTask[T]:
         task = ReplayTask(coro, loop=self, path=path, name=name, context=context)

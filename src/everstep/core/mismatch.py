@@ -24,6 +24,12 @@ from everstep.events import (
     MilestoneReached,
     NoteRecorded,
     PatchApplied,
+    RequestAnswered,
+    RequestAwaited,
+    RequestFailed,
+    RequestHandlerSet,
+    RequestRefused,
+    RequestWaitCancelled,
     ResultReused,
     RunCancelled,
     RunContinued,
@@ -46,7 +52,7 @@ _SHOWN_CHARS = 120
 def slot_of(event: CommandEvent) -> str:
     """What the command is expected under: starting something and ending it are two commands of one key."""
     match event:
-        case StepCancelled() | TimerCancelled() | ChildCancelled() | SignalWaitCancelled():
+        case StepCancelled() | TimerCancelled() | ChildCancelled() | SignalWaitCancelled() | RequestWaitCancelled():
             return f"cancel {event.key}"
         case PatchApplied():
             return f"patch {event.id}"
@@ -79,7 +85,20 @@ def same_command(recorded: CommandEvent, requested: CommandEvent) -> bool:
         case MilestoneReached(), MilestoneReached():
             return recorded.name == requested.name
         case _:
-            return type(recorded) is type(requested)
+            return type(recorded) is type(requested) and _request_of(recorded) == _request_of(requested)
+
+
+def _request_of(event: CommandEvent) -> tuple[str, str]:
+    """Which request a command is about. What was answered is not compared either: it was given once, and stays."""
+    match event:
+        case RequestAwaited(name=name) | RequestHandlerSet(name=name):
+            return name, ""
+        case RequestAnswered(name=name, id=request_id) | RequestRefused(name=name, id=request_id):
+            return name, request_id
+        case RequestFailed(name=name, id=request_id):
+            return name, request_id
+        case _:
+            return "", ""
 
 
 def same_by_todays_types(recorded: CommandEvent, requested: CommandEvent, arguments: ArgumentsCodec) -> bool:
@@ -111,6 +130,16 @@ def show_command(event: CommandEvent | Ending | None) -> str:
             return f"{'child' if event.is_child else 'step'} {event.name}, finished before".ljust(44) + event.source
         case SignalAwaited():
             return f"wait for signal {event.name}".ljust(44) + event.source
+        case RequestAwaited():
+            return f"wait for request {event.name}".ljust(44) + event.source
+        case RequestHandlerSet():
+            return f"handler of request {event.name}".ljust(44) + event.source
+        case RequestAnswered():
+            return f"answer to request {event.name} {event.id}"
+        case RequestRefused():
+            return f"refusal of request {event.name} {event.id}"
+        case RequestFailed():
+            return f"failure of request {event.name} {event.id}"
         case StatePublished():
             return f"state {event.name} published"
         case NoteRecorded():
@@ -119,7 +148,7 @@ def show_command(event: CommandEvent | Ending | None) -> str:
             return f"milestone {event.name}"
         case PatchApplied():
             return f"patch {event.id}"
-        case StepCancelled() | TimerCancelled() | ChildCancelled() | SignalWaitCancelled():
+        case StepCancelled() | TimerCancelled() | ChildCancelled() | SignalWaitCancelled() | RequestWaitCancelled():
             return f"cancellation of {event.key}"
         case StopRequested():
             return f"request to stop {event.key}"

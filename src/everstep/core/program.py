@@ -26,6 +26,7 @@ from typing import Any, assert_never
 from msgspec import Raw, structs
 
 from everstep.codec import ArgumentsCodec, Undecodable, describe_error
+from everstep.core.desk import Desk
 from everstep.core.failures import failure_of
 from everstep.core.loop import new_loop
 from everstep.core.mailbox import Mailbox
@@ -55,6 +56,7 @@ from everstep.events import (
     NoteRecorded,
     PatchApplied,
     PauseRequested,
+    RequestReceived,
     ResultReused,
     RunCancelled,
     RunClaimed,
@@ -111,6 +113,7 @@ class Program:
         cursor: How many steps and children have been asked for.
         milestone_count: How many milestones the code is in.
         undoing: What its sagas are at.
+        requests: Those that were accepted.
     """
 
     def __init__(
@@ -140,6 +143,7 @@ class Program:
         # By identity: two handles with the same time and callback are equal to asyncio.
         self._timer_keys: dict[int, str] = {}
         self._mailbox = Mailbox()
+        self.requests = Desk(self)
         self._states = States()
         self._ledger = ledger
         self.milestone_count = 0
@@ -149,6 +153,8 @@ class Program:
         if ledger is not None:
             for event in ledger.signals:
                 self._mailbox.receive(event)
+            for request in ledger.requests:
+                self.requests.receive(request)
             if ledger.is_fork and ledger.is_exhausted:
                 self._reseed()
 
@@ -273,9 +279,9 @@ class Program:
 
     def left_over(self) -> list[Input]:
         """What has arrived and the code, having ended, has not taken."""
-        signals: list[Input] = list(self._mailbox.left())
+        mail: list[Input] = [*self._mailbox.left(), *self.requests.unanswered()]
         is_owed = self.cancel_requested is not None and not self._was_told_to_stop
-        return [*signals, self.cancel_requested] if is_owed and self.cancel_requested else signals
+        return [*mail, self.cancel_requested] if is_owed and self.cancel_requested else mail
 
     # --- inputs -----------------------------------------------------------------------------------------------------------
 
@@ -296,6 +302,8 @@ class Program:
                     self.loop.make_ready(timer.handle)
             case SignalReceived():
                 self._mailbox.receive(event)
+            case RequestReceived():
+                self.requests.receive(event)
             case CancelRequested() | DeadlinePassed():
                 self.cancel_requested = self.cancel_requested or event
             case RunCreated():
@@ -517,6 +525,20 @@ class Program:
             return False
         self.loop.refuse()
         return True
+
+    # --- what its desk needs ------------------------------------------------------------------------------------------------
+
+    def record(self, event: Any) -> Any:
+        """Issue a command."""
+        return self._record(event)
+
+    def is_shut(self) -> bool:
+        """Nothing may start any more."""
+        return self._is_shut()
+
+    def traces(self) -> tuple[object, ...]:
+        """What shows that something was asked of the program between two activations."""
+        return *self.loop.traces(), len(self.issued), self.divergence
 
     def _recorded_on(self) -> str:
         running = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -25,6 +25,7 @@ from everstep.events import (
     ChildStarted,
     ChildSucceeded,
     Event,
+    RequestReceived,
     ResultReused,
     RunContinued,
     RunCreated,
@@ -93,6 +94,7 @@ class Ledger:
     Attributes:
         start: What the segment began with.
         signals: All that have arrived, in order.
+        requests: All that were accepted, in order. Code that begins again answers them again; askers keep the first answer.
         retries: How often the run was retried in this segment.
         is_fork: It was taken over from another run.
     """
@@ -100,6 +102,7 @@ class Ledger:
     def __init__(self) -> None:
         self.start: Start | None = None
         self.signals: list[SignalReceived] = []
+        self.requests: list[RequestReceived] = []
         self.retries = 0
         self.is_fork = False
         self._asked: dict[str, Identity] = {}
@@ -138,6 +141,8 @@ class Ledger:
                 self._due[key, delay] = due_at
             case SignalReceived():
                 self.signals.append(event)
+            case RequestReceived():
+                self.requests.append(event)
             case RunRetried(deadline_at=deadline_at):
                 self.retries += not event.goes_on
                 if self.start is not None:

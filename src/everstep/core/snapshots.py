@@ -35,6 +35,13 @@ from everstep.events import (
     NoteRecorded,
     PatchApplied,
     PauseRequested,
+    RequestAnswered,
+    RequestAwaited,
+    RequestFailed,
+    RequestHandlerSet,
+    RequestReceived,
+    RequestRefused,
+    RequestWaitCancelled,
     ResultReused,
     RunCancelled,
     RunClaimed,
@@ -288,6 +295,10 @@ class _Fold:
                 pass  # These change what the run waits for, not what it has.
             case PatchApplied():
                 pass  # It says which branch the code takes; what came of that says itself.
+            case RequestReceived() | RequestHandlerSet() | RequestAwaited() | RequestWaitCancelled():
+                pass  # The same.
+            case RequestAnswered() | RequestRefused() | RequestFailed():
+                pass  # What others were told; what it means for the run the code publishes.
             case _:
                 assert_never(event)
 

@@ -34,6 +34,7 @@ from everstep.engine.alarms import Alarm
 from everstep.engine.committer import Committer
 from everstep.engine.facts import Ended, Facts
 from everstep.engine.family import cancels_of, children_of
+from everstep.engine.intake import Intake, replies_of
 from everstep.engine.parking import AT_ONCE, due, wake_at_if_parked
 from everstep.engine.steps import StepRun, Tools
 from everstep.engine.transact import TransactionRun, Turns
@@ -51,6 +52,12 @@ from everstep.events import (
     NoteRecorded,
     PatchApplied,
     PauseRequested,
+    RequestAnswered,
+    RequestAwaited,
+    RequestFailed,
+    RequestHandlerSet,
+    RequestRefused,
+    RequestWaitCancelled,
     ResultReused,
     RunCancelled,
     RunDied,
@@ -88,6 +95,7 @@ from everstep.stores.base import (
     Outcome,
     Post,
     Refused,
+    Reply,
     Slot,
     TooEarly,
 )
@@ -137,6 +145,10 @@ class DriverHost(Protocol):
         """Other runs have become due."""
         ...
 
+    def replied(self, driver: Driver) -> None:
+        """A request to the run has its reply."""
+        ...
+
 
 class Driver:
     """See the module.
@@ -155,7 +167,7 @@ class Driver:
         self.started: asyncio.Future[Outcome] = loop.create_future()
         self._host = host
         self._execution = execution
-        self._inputs: list[Input] = []
+        self._intake = Intake(facts.consumed)
         self._applied: Sequence[Input] = ()
         self._landed_consumed = facts.consumed
         self._in_flight = False
@@ -225,7 +237,8 @@ class Driver:
 
     def begin(self, inputs: Sequence[Input]) -> None:
         """Drive a run that does not exist yet: its first entry creates it."""
-        self._inputs.extend(inputs)
+        for event in inputs:
+            self._intake.add(event)
         self._go()
 
     def resume(self, claimed: Claimed, shared: Ledger | None = None) -> None:
@@ -269,14 +282,14 @@ class Driver:
     def deliver(self, event: Input) -> None:
         """An input has arrived."""
         if not self._is_over:
-            self._inputs.append(event)
+            self._intake.add(event)
             self._go()
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Messages of the inbox; those known already are ignored."""
         for message in messages:
-            if message.seq > self.facts.consumed and not self._is_over:
-                self.facts.consumed = message.seq
+            if message.seq > self._intake.received and not self._is_over:
+                self._intake.received = message.seq
                 try:
                     event = decode_event(message.event)
                 except msgspec.MsgspecError as error:
@@ -287,7 +300,8 @@ class Driver:
                     self._pause_asked = event
                 elif isinstance(event, StepOverridden):
                     self._overridden.add(event.key)
-                self.deliver(event)  # type: ignore[arg-type]  # only inputs are ever posted
+                self._intake.add(event, message.seq)  # type: ignore[arg-type]  # only inputs are ever posted
+                self._go()
 
     # --- leaving ----------------------------------------------------------------------------------------------------------
 
@@ -336,8 +350,15 @@ class Driver:
         if self._unreadable:
             self._pause(self._unreadable)
             return
-        inputs, self._inputs = [event for event in self._inputs if self._is_wanted(event)], []
-        if not inputs and (self._give_slot() or not self._execution.must_activate):
+        requests, must_activate, is_holding = self._program.requests, self._execution.must_activate, self._execution.is_holding
+        inputs = self._intake.take(self._is_wanted, requests, is_drained=not (must_activate or is_holding))
+        if requests.was_disturbed:
+            self._start_over()
+            return
+        if not inputs and is_holding and self._intake:
+            self._flush()  # A request is judged by what is durable: whoever is refused is told at once, and for good.
+            return
+        if not inputs and (self._reply_and_park() or self._give_slot() or not must_activate):
             return
         # Of what is held, nothing is in the journal yet: it is applied, and not landed.
         self._applied = [*self._applied, *inputs] if self._applied else inputs
@@ -353,6 +374,25 @@ class Driver:
             self._pause_for_other_code(error)
             return
         self._submit(activation, append)
+
+    def _reply_and_park(self) -> bool:
+        """Write refusals of requests that lead to no entry; whether the run leaves with them, since nothing is left to do."""
+        replies = self._intake.due_replies()
+        if not replies:
+            return False
+        wake_at = self._wake_at_if_parked()
+        if wake_at is not None:
+            self._release(Happened.PARKED, wake_at, (), replies)
+            return True
+        keep = self._keep((), replies)
+        self._host.committer.submit(keep, lambda outcome: self._kept_replies(keep, outcome))
+        return False
+
+    def _kept_replies(self, keep: Keep, outcome: Outcome) -> None:
+        if isinstance(outcome, Landed):
+            self._landed_consumed = max(self._landed_consumed, keep.consumed)
+            self._host.replied(self)
+        self._kept_rows(outcome)
 
     def _activated(self, inputs: Sequence[Input]) -> Activation | Held:
         now = self._host.tools.now()
@@ -440,6 +480,8 @@ class Driver:
 
     def _landed(self, activation: Activation, append: Append) -> None:
         self._note_landed(append)
+        if append.replies:
+            self._host.replied(self)
         if append.children or append.posts:
             self._host.look()
         if append.status.is_at_rest:
@@ -512,6 +554,10 @@ class Driver:
                     pass  # These are done by being recorded.
                 case ResultReused():
                     pass  # The code has its outcome already.
+                case RequestHandlerSet() | RequestAwaited() | RequestWaitCancelled():
+                    pass  # The same.
+                case RequestAnswered() | RequestRefused() | RequestFailed():
+                    pass  # The reply was part of the entry.
         self._watch_deadline()
 
     def _continue(self, rows: dict[str, AttemptRecord], ended: Container[str]) -> None:
@@ -567,7 +613,7 @@ class Driver:
         if self._is_over:
             return
         self._kept.add(record.key)
-        is_held_up = self._in_flight or self._inputs or self._execution.is_holding
+        is_held_up = self._in_flight or self._intake or self._execution.is_holding
         wake_at = None if is_held_up else self._wake_at_if_parked()
         if wake_at is not None:
             self._release(Happened.PARKED, wake_at, (record,))
@@ -630,7 +676,7 @@ class Driver:
 
     def _leave_if_asked(self) -> None:
         """Nothing new is to begin here: give the run back, or leave it paused, once no body of it is being executed."""
-        if self._is_over or self._in_flight or self._inputs or self.is_busy:
+        if self._is_over or self._in_flight or self._intake or self.is_busy:
             return
         if self._pause_asked is not None:
             self._pause(self._pause_asked.reason, actor=self._pause_asked.actor)
@@ -638,16 +684,19 @@ class Driver:
             self.hand_back()
 
     def _park_if_waiting(self) -> None:
-        if not (self._is_over or self._in_flight or self._inputs):
+        if not (self._is_over or self._in_flight or self._intake):
             wake_at = self._wake_at_if_parked()
             if wake_at is not None and self._execution.is_holding:
                 self._flush()
             elif wake_at is not None:
                 self._release(Happened.PARKED, wake_at, ())
 
-    def _release(self, why: Happened, wake_at: Micros, rows: tuple[AttemptRecord, ...]) -> None:
+    def _release(
+        self, why: Happened, wake_at: Micros, rows: tuple[AttemptRecord, ...], replies: tuple[Reply, ...] = ()
+    ) -> None:
         self._in_flight = True
-        keep = self._keep(rows, release=True, status=next_status(self._standing(), why), wake_at=due(wake_at))
+        status = next_status(self._standing(), why)
+        keep = self._keep(rows, replies, release=True, status=status, wake_at=due(wake_at))
         self._host.committer.submit(keep, lambda outcome: self._released(keep, outcome))
 
     def _released(self, keep: Keep, outcome: Outcome) -> None:
@@ -656,9 +705,13 @@ class Driver:
             return
         match outcome:
             case Landed():
+                if keep.replies:
+                    self._host.replied(self)
                 self._leave(None, keep.wake_at)
             case Behind():
-                self.keep(keep.attempts)
+                self._kept.update(row.key for row in keep.attempts)
+                stay = msgspec.structs.replace(keep, release=False)
+                self._host.committer.submit(stay, lambda outcome: self._kept_replies(stay, outcome))
                 self._go()
             case _:
                 self.abandon()
@@ -671,17 +724,22 @@ class Driver:
         status, release, wake_at = self._after(activation)
         children: tuple[NewRun, ...] = ()
         posts: tuple[Post, ...] = ()
+        replies = self._intake.due_replies()
         for asked in (*activation.closed, Closed(program, commands)):
             if any(isinstance(command, ChildStarted | ChildCancelled | StopRequested) for command in asked.commands):
                 born, told = self._to_family(asked)
                 children, posts = (*children, *born), (*posts, *told)
+            if asked.program.requests.has_received:
+                replies += replies_of(asked.commands)
         return Append(
             entry=activation.entry,
             worker_key=self._host.worker_key,
             status=status,
             step=program.step,
             cursor=program.cursor,
-            consumed=self.facts.consumed,
+            consumed=self._intake.taken,
+            seen=self._intake.received,
+            replies=replies,
             create=self.facts.create,
             release=release,
             wake_at=wake_at,
@@ -704,7 +762,7 @@ class Driver:
         status = self._standing()
         if activation.ending is not None:
             return next_status(status, _HAPPENED[type(activation.ending)]), True, None
-        park_at = None if self._inputs else self._wake_at_if_parked()
+        park_at = None if self._intake else self._wake_at_if_parked()
         if park_at is None:
             return status, False, None
         return next_status(status, Happened.PARKED), True, due(park_at)
@@ -716,6 +774,7 @@ class Driver:
     def _keep(
         self,
         rows: tuple[AttemptRecord, ...],
+        replies: tuple[Reply, ...] = (),
         *,
         release: bool = False,
         status: Status = Status.RUNNING,
@@ -725,8 +784,10 @@ class Driver:
             run_key=self.facts.run_key,
             worker_key=self._host.worker_key,
             epoch=self.epoch,
-            consumed=self._landed_consumed,
+            # Replies are only ever written alone while nothing is in flight, so everything that was taken has landed.
+            consumed=self._intake.taken if replies else self._landed_consumed,
             attempts=rows,
+            replies=replies,
             release=release,
             status=status,
             wake_at=wake_at,
@@ -771,15 +832,22 @@ class Driver:
 
     def _start_over(self) -> None:
         """Drop this memory, and let the run be claimed and replayed anew, by anybody."""
-        status = next_status(self.facts.status, Happened.HANDED_BACK)
-        self._stop_with([], status, "", lambda append, _: self._leave(None, append.wake_at))
+
+        def left(append: Append, outcome: Outcome) -> None:
+            if append.replies and isinstance(outcome, Landed):
+                self._host.replied(self)
+            self._leave(None, append.wake_at)
+
+        self._stop_with([], next_status(self.facts.status, Happened.HANDED_BACK), "", left)
 
     def _stop_with(
         self, verdict: list[Event], status: Status, refused_by: str, done: Callable[[Append, Outcome], None]
     ) -> None:
         """Give the run back with an entry that no code has seen: outcomes of steps that no entry has yet, and a verdict."""
         facts, now = self.facts, self._host.tools.now()
-        outcomes = [event for event in (*self._applied, *self._inputs) if isinstance(event, STEP_OUTCOMES)]
+        # What was refused beside inputs that are lost now is judged again: nobody has heard of it.
+        replies = () if self._applied else self._intake.due_replies()
+        outcomes = [event for event in (*self._applied, *self._intake) if isinstance(event, STEP_OUTCOMES)]
         rows = tuple(step.record(to_resume=True) for step in self._steps.values())
         entry = seal(facts.hash, facts.run_key, facts.version + 1, self.epoch, max(facts.at, now), False, [*outcomes, *verdict])
         append = Append(
@@ -788,9 +856,10 @@ class Driver:
             status=status,
             step=facts.step,
             cursor=facts.cursor,
-            consumed=self._landed_consumed,
+            consumed=self._intake.taken if replies else self._landed_consumed,
             release=True,
             wake_at=None if verdict else AT_ONCE,
+            replies=replies,
             attempts=rows,
             settled=tuple(event.key for event in outcomes),
             refused_by=refused_by,

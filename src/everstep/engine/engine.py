@@ -203,6 +203,10 @@ class Engine(Client):
         else:
             await worker.wait_for(run_id, timeout)
 
+    async def _wait_for_reply(self, run_id: str, timeout: float) -> None:
+        worker = await self._opened_worker()
+        await worker.wait_for(run_id, timeout)
+
     def posted(self, run: RunRecord) -> None:
         if self._worker is not None:
             self._worker.nudge()

@@ -26,7 +26,7 @@ class Facts:
         at: Of that entry.
         step: Name of the step that was asked for last, as of that entry.
         cursor: How many were.
-        consumed: The inbox is applied up to here.
+        consumed: The inbox was consumed up to here when the run was claimed.
         deadline_at: The run's own time limit.
         create: What makes the run exist, until its first entry has landed.
         created: Bytes of its first event list.

@@ -295,6 +295,10 @@ class Worker:
         """Other runs have become due: children, for instance."""
         self.nudge()
 
+    def replied(self, driver: Driver) -> None:
+        """Whoever asked may look."""
+        self._tell_watchers(driver.run_id)
+
     # --- claiming ---------------------------------------------------------------------------------------------------------
 
     async def _claim_for_ever(self) -> None:

@@ -22,7 +22,7 @@ from everstep.stores.postgres.address import SCHEMA_DEFAULT
 
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
-# A row of the inbox never changes, and a run is never forgotten by who drives it.
+# A row of the inbox never changes but for the reply that it gets, and a run is never forgotten by who drives it.
 _ENGINE: Final = """
 GRANT USAGE ON SCHEMA everstep TO engine;
 GRANT SELECT ON everstep.meta TO engine;
@@ -32,6 +32,7 @@ GRANT SELECT, INSERT, UPDATE ON everstep.runs TO engine;
 GRANT SELECT, INSERT ON everstep.inbox, everstep.journal TO engine;
 GRANT SELECT ON everstep.overview, everstep.history TO engine;
 REVOKE UPDATE, DELETE, TRUNCATE ON everstep.journal, everstep.inbox FROM engine;
+GRANT UPDATE (reply) ON everstep.inbox TO engine;
 """
 _READER: Final = """
 GRANT USAGE ON SCHEMA everstep TO reader;

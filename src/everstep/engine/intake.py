@@ -1,0 +1,103 @@
+"""
+What has arrived for a run and is in no entry yet, in order; and how far its inbox is taken. Pure.
+
+A request for which there is a handler is judged before it becomes an input, and sees everything that came before it: so it is
+always the first of its entry, and what came before has to be drained first. One that is refused becomes no input; its reply is
+due with the next write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from everstep.events import (
+    CommandEvent,
+    Input,
+    RequestAnswered,
+    RequestFailed,
+    RequestReceived,
+    RequestRefused,
+    RequestSettled,
+    encode_event,
+)
+from everstep.ids import request_dedupe
+from everstep.stores.base import Reply
+
+
+class Judge(Protocol):
+    """A program's desk, as far as new requests are concerned."""
+
+    @property
+    def was_disturbed(self) -> bool: ...
+
+    def has_handler(self, name: str) -> bool: ...
+    def judge(self, request: RequestReceived) -> RequestReceived | RequestSettled: ...
+
+
+class Intake:
+    """See the module. Iterating gives the inputs that wait.
+
+    Attributes:
+        received: Number of the last message of the inbox that is known.
+        taken: Number of the last one that was taken: it is an input, or has its reply.
+    """
+
+    def __init__(self, consumed: int) -> None:
+        self.received = self.taken = consumed
+        self._waiting: list[tuple[Input, int]] = []
+        self._replies: list[Reply] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def __iter__(self) -> Iterator[Input]:
+        return (event for event, _ in self._waiting)
+
+    def add(self, event: Input, seq: int = 0) -> None:
+        """An input has arrived; ``seq`` is its number in the inbox, if that is where it comes from."""
+        self._waiting.append((event, seq))
+
+    def take(self, is_wanted: Callable[[Input], bool], judge: Judge, *, is_drained: bool) -> list[Input]:
+        """Take the inputs of the next entry.
+
+        Args:
+            is_wanted: Whether the code still has a use for it.
+            judge: Decides about requests.
+            is_drained: The code has gone as far as it can with what it was given before, and all of that is durable.
+        """
+        inputs: list[Input] = []
+        count = 0
+        for event, seq in self._waiting:
+            if isinstance(event, RequestReceived):
+                if not is_drained or (inputs and judge.has_handler(event.name)):
+                    break
+                verdict = judge.judge(event)
+                if not isinstance(verdict, RequestReceived):
+                    self._replies.append(reply_of(verdict))
+                    count, self.taken = count + 1, max(self.taken, seq)
+                    if judge.was_disturbed:
+                        break
+                    continue
+                event = verdict  # the same request, judged
+            count, self.taken = count + 1, max(self.taken, seq)
+            if is_wanted(event):
+                inputs.append(event)
+        del self._waiting[:count]
+        return inputs
+
+    def due_replies(self) -> tuple[Reply, ...]:
+        """Replies that no entry is about. Whoever asks writes them."""
+        due, self._replies = tuple(self._replies), []
+        return due
+
+
+def replies_of(commands: Sequence[CommandEvent]) -> tuple[Reply, ...]:
+    """What an entry answers."""
+    settled = (RequestAnswered, RequestRefused, RequestFailed)
+    return tuple(reply_of(command) for command in commands if isinstance(command, settled))
+
+
+def reply_of(event: RequestSettled) -> Reply:
+    """How the asker is told."""
+    return Reply(request_dedupe(event.name, event.id), encode_event(event))
