@@ -27,6 +27,7 @@ from everstep.errors import (
     InvalidStoreURL,
     LeaseLost,
     NondeterminismError,
+    PayloadKeyMissing,
     PayloadTooLarge,
     RemoteError,
     RequestError,
@@ -59,9 +60,11 @@ from everstep.inside import Current, current, heartbeat, last_heartbeat, log, no
 from everstep.many import gather, map  # noqa: A004  # es.map: the API's word
 from everstep.milestones import Milestone, milestone
 from everstep.patches import deprecate_patch, patched
+from everstep.payloads import Compression, Encryption, Payloads
 from everstep.pipelines import Pipeline, pipeline
 from everstep.records import Relaxed, RunRecord, Status, UndoRecord
 from everstep.retry import Retry
+from everstep.secret import Secret
 from everstep.talk import Signal, State, condition, note, signal, state
 from everstep.transactions import SQLiteRows, SQLiteTx, Transaction, transaction
 from everstep.undo import Saga, saga
@@ -75,11 +78,13 @@ __all__ = [
     "Change",
     "Checkpoint",
     "Client",
+    "Compression",
     "ContinuedAsNew",
     "CorruptJournal",
     "Current",
     "Database",
     "DeadLetter",
+    "Encryption",
     "Engine",
     "EngineClosed",
     "EverstepError",
@@ -92,7 +97,9 @@ __all__ = [
     "Milestone",
     "NondeterminismError",
     "OpenStep",
+    "PayloadKeyMissing",
     "PayloadTooLarge",
+    "Payloads",
     "Pipeline",
     "Pointer",
     "Progress",
@@ -119,6 +126,7 @@ __all__ = [
     "SQLiteTx",
     "Saga",
     "SchemaMismatch",
+    "Secret",
     "Signal",
     "Snapshot",
     "State",

@@ -13,6 +13,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, get_args, overload
 
 import msgspec
@@ -55,10 +56,6 @@ from everstep.events import (
     RunDiscarded,
     RunSucceeded,
     SignalReceived,
-    decode_event,
-    decode_events,
-    encode_event,
-    encode_events,
 )
 from everstep.events import (
     RequestFailed as RequestFailedEvent,
@@ -78,7 +75,9 @@ from everstep.events import (
 from everstep.forks import shared_history
 from everstep.ids import check_run_id, new_run_id, request_dedupe
 from everstep.journal import Entry, verify_chain
+from everstep.payloads import PLAIN, Payloads
 from everstep.records import ErrorRecord, Message, Micros, RunKey, RunRecord, Status, WorkerRecord
+from everstep.secret import masked
 from everstep.stores.base import Created, NewRun, RunFilter, Store
 from everstep.stores.urls import open_store
 from everstep.talk import Signal
@@ -131,9 +130,9 @@ class DeadLetter(Struct, frozen=True):
     died_at: datetime
 
 
-def dead_letter(run: RunRecord) -> DeadLetter:
+def dead_letter(run: RunRecord, payloads: Payloads = PLAIN) -> DeadLetter:
     """What is told of a dead run."""
-    last = _last_event(run)
+    last = _last_event(run, payloads)
     reason = last.reason if isinstance(last, RunDied) else "its last entry cannot be read"
     return DeadLetter(run.run_id, run.workflow, run.step, reason, instant(run.updated_at))
 
@@ -185,9 +184,10 @@ class Handle(Generic[R_co]):
             RunPaused: It is paused and cannot go on by itself.
             RunTimeout: It has no result yet. The run goes on.
             RunNotFound: There is no such run.
+            PayloadKeyMissing: It is encrypted with a key that this client was not given.
         """
         run = await self._client.wait_until_rest(self.run_id, timeout)
-        value: R_co = _result_of(run, self._workflow)
+        value: R_co = _result_of(run, self._workflow, self._client.payloads)
         return value
 
     async def status(self) -> Status:
@@ -199,10 +199,12 @@ class Handle(Generic[R_co]):
 
         Raises:
             CorruptJournal: The journal was altered.
+            PayloadKeyMissing: It is encrypted with a key that this client was not given.
             UsageError: There is no such version.
         """
         run, entries = await self._client.load_journal(self.run_id)
-        return fold(entries, run, version, shared=await self._client.shared_history(run))
+        reader = self._client.payloads.viewer(self.run_id)
+        return fold(entries, run, version, shared=await self._client.shared_history(run), reader=reader)
 
     async def diff(self, v1: int, v2: int | None = None) -> list[Change]:
         """What changed in the run's state from one version to another: a place, what it was, what it became.
@@ -219,8 +221,8 @@ class Handle(Generic[R_co]):
             UsageError: There is no such version.
         """
         run, entries = await self._client.load_journal(self.run_id)
-        shared = await self._client.shared_history(run)
-        before, after = (fold(entries, run, version, shared=shared).payload for version in (v1, v2))
+        shared, reader = await self._client.shared_history(run), self._client.payloads.viewer(self.run_id)
+        before, after = (fold(entries, run, version, shared=shared, reader=reader).payload for version in (v1, v2))
         return changes(before, after)
 
     async def progress(self) -> Progress:
@@ -231,16 +233,20 @@ class Handle(Generic[R_co]):
             RunNotFound: There is no such run.
         """
         run, entries = await self._client.load_journal(self.run_id)
-        rows = await self._client.store.attempts(run.run_key)
+        # Lenient: all but the text of the last failure can be told without any key.
+        reader = self._client.payloads.viewer(self.run_id, lenient=True)
+        rows = reader.open_rows(await self._client.store.attempts(run.run_key))
         return progress(run, entries, rows, self._client.store.now())
 
     async def history(self) -> list[HistoryEntry]:
-        """Every entry of the journal, verified, oldest first."""
+        """Every entry of the journal, verified, oldest first. Secrets and redacted fields are stars."""
         run, entries = await self._client.load_journal(self.run_id)
         verify_chain(entries, run_key=run.run_key, run_id=run.run_id)
-        read = zip(entries, read_events(entries, self.run_id), strict=True)
+        reader = self._client.payloads.viewer(self.run_id)
+        read = zip(entries, read_events(entries, self.run_id, reader=reader), strict=True)
         return [
-            HistoryEntry(entry.version, instant(entry.at), entry.epoch, entry.hash.hex(), tuple(each)) for entry, each in read
+            HistoryEntry(entry.version, instant(entry.at), entry.epoch, entry.hash.hex(), tuple(map(reader.shown_event, each)))
+            for entry, each in read
         ]
 
     async def send(self, signal: Signal[T], value: T, *, key: str = "") -> None:
@@ -412,15 +418,17 @@ class Client:
 
     Args:
         store: A URL (``sqlite:///orders.db``) or an open store.
+        payloads: How payloads are stored; the same for every client and engine of a store. None for nothing special.
 
     Raises:
         InvalidStoreURL: The URL names no store.
     """
 
-    def __init__(self, store: str | Store) -> None:
+    def __init__(self, store: str | Store, *, payloads: Payloads | None = None) -> None:
         if not isinstance(store, str) and not hasattr(store, "commits_inline"):
             raise InvalidStoreURL(f"{store!r} is no store. Nothing was opened. Give a URL such as 'sqlite:///orders.db'.")
         self.store = open_store(store) if isinstance(store, str) else store
+        self.payloads = payloads or PLAIN
         self._opened = False
         self._opening = asyncio.Lock()
         self._poll_seconds_max = POLL_SECONDS_MAX
@@ -483,7 +491,8 @@ class Client:
             created = self._describe(call, id, tags, timeout, on_conflict)
             workflow = _workflow_of(call)
             wake_at = self._due(delay)
-        await self._create(new_run(created, workflow, wake_at=wake_at), created, on_conflict)
+            new = new_run(created, workflow, self.payloads, wake_at=wake_at)
+        await self._create(new, created, on_conflict)
         return Handle(self, created.run_id, workflow)
 
     @overload
@@ -514,7 +523,7 @@ class Client:
             before: Only runs older than the one with this key: for the next page.
         """
         runs = await self.list(status=[Status.DEAD], limit=limit, before=before)
-        return [dead_letter(await self.get(run.run_id)) for run in runs]
+        return [dead_letter(await self.get(run.run_id), self.payloads) for run in runs]
 
     async def requeue(self, *run_ids: str, reason: str = "", actor: str = "") -> Sequence[str]:
         """Retry dead runs: these, or all there are. Returns the ids of those that were: others were dealt with meanwhile."""
@@ -551,14 +560,18 @@ class Client:
         run = await self.get(run_id)
         return run, await self.store.load(run.run_key, run.version)
 
-    async def shared_history(self, run: RunRecord) -> Ledger | None:
-        """What a fork found done in the run whose history it shares; None if it is no fork."""
-        return await shared_history(self.store, run)
+    async def shared_history(self, run: RunRecord, *, lenient: bool = False) -> Ledger | None:
+        """What a fork found done in the run whose history it shares, as people see it; None if it is no fork.
+
+        With ``lenient`` it says so where a key is missing, instead of raising PayloadKeyMissing.
+        """
+        return await shared_history(self.store, run, partial(self.payloads.viewer, lenient=lenient))
 
     async def post(self, run_id: str, event: CancelRequested | SignalReceived | RequestReceived, dedupe: str = "") -> RunRecord:
         """Put an input into a run's inbox. If the run that is returned is at rest, it was not accepted."""
         await self.open()
-        run = await self.store.post(run_id, Message(event=encode_event(event), dedupe=dedupe))
+        data = self.payloads.keeper(run_id).encode_message(event)
+        run = await self.store.post(run_id, Message(event=data, dedupe=dedupe))
         if run is None:
             return await self.get(run_id)  # Raises with the right words.
         self.posted(run)
@@ -589,7 +602,7 @@ class Client:
     async def _reply_to(self, run: RunRecord, dedupe: str) -> Event | None:
         [*messages] = await self.store.mail(run.run_key, 0, dedupe)
         reply = messages[0].reply if messages else None
-        return None if reply is None else decode_event(reply)
+        return None if reply is None else self.payloads.keeper(run.run_id).decode_message(reply)
 
     def _refuse_to_wait(self, run: RunRecord, event: RequestReceived, left: float) -> None:
         about = f"request {event.name} {event.id} of run {run.run_id}"
@@ -666,7 +679,7 @@ class Client:
         """Queue a run, or see whether the one that has its id may be joined."""
         [answer] = await self.store.create([new])
         if not isinstance(answer, Created):
-            check_joinable(answer.run, created, on_conflict)
+            check_joinable(answer.run, created, on_conflict, self.payloads)
 
     def _due(self, delay: float) -> Micros | None:
         if not 0 <= delay < float("inf"):
@@ -725,13 +738,15 @@ def refuse_in_transaction() -> None:
         )
 
 
-def new_run(created: RunCreated, workflow: Workflow[..., Any], *, wake_at: Micros | None = None) -> NewRun:
-    """What the store is asked to create."""
+def new_run(
+    created: RunCreated, workflow: Workflow[..., Any], payloads: Payloads = PLAIN, *, wake_at: Micros | None = None
+) -> NewRun:
+    """What the store is asked to create. Raises Unencodable for a Secret, if there is no encryption."""
     return NewRun(
         run_id=created.run_id,
         workflow=created.workflow,
         code_version=created.code_version,
-        created=encode_events([created]),
+        created=payloads.keeper(created.run_id).encode([created], 1),
         wake_at=wake_at,
         max_recoveries=workflow.max_recoveries,
     )
@@ -752,9 +767,9 @@ def closing_if_refused(call: Call[Any]) -> Generator[None, None, None]:
         raise
 
 
-def check_joinable(existing: RunRecord, requested: RunCreated, on_conflict: OnConflict) -> None:
+def check_joinable(existing: RunRecord, requested: RunCreated, on_conflict: OnConflict, payloads: Payloads = PLAIN) -> None:
     """Return if a start may join an existing run, else raise RunConflict."""
-    refuse_conflict(first_event(existing.created), requested)
+    refuse_conflict(first_event(existing.created, payloads.keeper(existing.run_id)), requested)
     if on_conflict == "raise":
         raise RunConflict(
             f"run {existing.run_id} exists already ({existing.status}), started with the same arguments. Nothing was started. "
@@ -793,12 +808,12 @@ def _workflow_of(call: Call[Any]) -> Workflow[..., Any]:
     return call.definition
 
 
-def _result_of(run: Ending, workflow: Workflow[..., Any] | None) -> Any:
+def _result_of(run: Ending, workflow: Workflow[..., Any] | None, payloads: Payloads = PLAIN) -> Any:
     """The result of a run that cannot go further by itself, or the error that says why there is none."""
-    last = _last_event(run)
+    last = _last_event(run, payloads)
     match last:
         case RunSucceeded(result=result):
-            return workflow.result.decode(result) if workflow else msgspec.json.decode(result)
+            return workflow.result.decode(result) if workflow else msgspec.json.decode(masked(bytes(result)))
         case RunFailedEvent(error=record):
             raise _failure(run, record) from rebuild_error(record, declared_errors(workflow) if workflow else {})
         case RunCancelledEvent(reason=reason):
@@ -823,9 +838,9 @@ def _result_of(run: Ending, workflow: Workflow[..., Any] | None) -> Any:
             )
 
 
-def _last_event(run: Ending) -> Event | None:
+def _last_event(run: Ending, payloads: Payloads) -> Event | None:
     try:
-        return decode_events(run.outcome)[-1] if run.outcome else None
+        return payloads.keeper(run.run_id).decode_ending(run.outcome) if run.outcome else None
     except (msgspec.MsgspecError, IndexError):
         return None
 

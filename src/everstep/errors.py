@@ -27,6 +27,7 @@ stands alone. Nothing here is raised to steer everstep itself, except the two en
     │   └── StepOutcomeUnknown
     ├── RemoteError                the cause of a failure, when its own type cannot be rebuilt
     ├── NondeterminismError        the workflow's author: code and journal no longer match
+    ├── PayloadKeyMissing          the operator: stored values are encrypted with a key that is not given here
     └── StoreError                 the operator
         ├── StoreUnavailable
         │   └── StoreFull
@@ -250,6 +251,18 @@ class NondeterminismError(EverstepError):
 
 
 # --- the operator -------------------------------------------------------------------------------------------------------
+
+
+class PayloadKeyMissing(EverstepError):
+    """A stored value is encrypted with a key that was not given, or another key was given under its id.
+
+    Attributes:
+        key_id: The id of the key that is needed.
+    """
+
+    def __init__(self, message: str, *, key_id: str) -> None:
+        super().__init__(message)
+        self.key_id = key_id
 
 
 class StoreError(EverstepError):

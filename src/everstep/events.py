@@ -17,7 +17,9 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
+from everstep.errors import Unencodable
 from everstep.records import ErrorRecord, Micros, Relaxed, RunKey, UndoRecord
+from everstep.secret import holds_secret
 
 NO_PAYLOAD = Raw(b"null")
 FORMAT = 1
@@ -539,8 +541,12 @@ _decoder_one: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 def encode_events(events: Sequence[Event]) -> bytes:
-    """The bytes of an entry: they are hashed and stored exactly as returned here."""
-    return _encoder.encode(events)
+    """The bytes of an entry: they are hashed and stored exactly as returned here.
+
+    Raises:
+        Unencodable: A secret is among them that nobody has sealed.
+    """
+    return _without_secrets(_encoder.encode(events))
 
 
 def decode_events(data: bytes) -> list[Event]:
@@ -553,8 +559,17 @@ def decode_events(data: bytes) -> list[Event]:
 
 
 def encode_event(event: Event) -> bytes:
-    """One event by itself: the body of a message."""
-    return _encoder.encode(event)
+    """One event by itself: the body of a message. Raises as above."""
+    return _without_secrets(_encoder.encode(event))
+
+
+def _without_secrets(data: bytes) -> bytes:
+    if not holds_secret(data):
+        return data
+    raise Unencodable(
+        "a Secret would be stored in clear. Nothing was stored. Give the engine and its clients a key: "
+        "payloads=es.Payloads(encryption=es.Encryption(…))."
+    )
 
 
 def decode_event(data: bytes) -> Event:

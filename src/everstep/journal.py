@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -94,10 +95,25 @@ def verify_chain(
         raise _corrupt(run_id, version or 0, head, previous)
 
 
-def decode_verified(entry: Entry, run_id: str) -> list[Event]:
-    """Events of an entry whose hash has been checked; unknown or malformed ones are corruption all the same."""
+class Reader(Protocol):
+    """What opens the payloads of a run (see ``everstep.payloads``)."""
+
+    def decode(self, data: bytes, version: int) -> list[Event]:
+        """The events of the entry of that version."""
+        ...
+
+    def shown(self, wire: Any) -> Any:
+        """A value as people see it."""
+        ...
+
+
+def decode_verified(entry: Entry, run_id: str, reader: Reader | None = None) -> list[Event]:
+    """Events of an entry whose hash has been checked; unknown or malformed ones are corruption all the same.
+
+    Without a reader, payloads are left as they are stored.
+    """
     try:
-        return decode_events(entry.events)
+        return decode_events(entry.events) if reader is None else reader.decode(entry.events, entry.version)
     except msgspec.MsgspecError as error:
         raise CorruptJournal(
             f"run {run_id}: entry {entry.version} cannot be read: {error}. Nothing was executed and nothing was changed. "

@@ -37,11 +37,10 @@ from everstep.events import (
     StepOutcomeUnknown,
     StepOverridden,
     StepScheduled,
-    encode_event,
-    encode_events,
 )
 from everstep.ids import check_run_id, new_run_id
-from everstep.journal import Entry, verify_chain
+from everstep.journal import Entry, Reader, verify_chain
+from everstep.payloads import Payloads
 from everstep.records import Message, Micros, RunRecord, Status, UndoRecord
 from everstep.stores.base import Created, NewRun, Settlement, Store
 
@@ -52,6 +51,7 @@ class Runs(Protocol):
     """What is needed of a client."""
 
     store: Store
+    payloads: Payloads
 
     async def get(self, run_id: str) -> RunRecord:
         """The run. Raises RunNotFound."""
@@ -80,7 +80,7 @@ async def pause(runs: Runs, run_id: str, by: By) -> None:
             return run
         _refuse_at_rest(run, "paused")
         if run.worker_key is not None:
-            return await runs.store.post(run_id, _message(PauseRequested(by.reason, by.actor)))
+            return await runs.store.post(run_id, _message(runs, run, PauseRequested(by.reason, by.actor)))
         verdict = RunPaused(by.reason or "somebody paused it", actor=by.actor)
         return await _settle(runs, run, [verdict], Status.PAUSED, None)
 
@@ -187,7 +187,7 @@ async def override(runs: Runs, run_id: str, step: str, result: object, by: By, *
             raise _illegal(run, "changed", f"It has no step {step} that is unfinished or has failed.")
         event = StepOverridden(key, value, skip, by.reason, by.actor)
         if not run.status.is_at_rest:
-            return await runs.store.post(run_id, _message(event))
+            return await runs.store.post(run_id, _message(runs, run, event))
         _refuse_retry(run)
         retried = _retried(runs, run, by, goes_on=goes_on)
         return await _settle(runs, run, [event, retried], Status.QUEUED, runs.store.now())
@@ -257,10 +257,11 @@ async def fork(runs: Runs, run_id: str, request: Fork, by: By) -> str:
     run = await runs.get(run_id)
     entries = await runs.store.load(run.run_key, run.version)
     verify_chain(entries, run_key=run.run_key, run_id=run.run_id)
-    version, edits = place_of(run, entries, request)
-    if has_compensated(_verified(entries[:version], run)):
+    reader = runs.payloads.keeper(run.run_id)
+    version, edits = place_of(run, entries, request, reader)
+    if has_compensated(_verified(runs, entries[:version], run)):
         raise _illegal(run, f"forked at version {version}", "Its steps have been undone by then: fork it before that.")
-    created = _created_at_version(run, entries[:version], runs.store.now(), request)
+    created = _created_at_version(run, entries[:version], runs.store.now(), request, reader)
     forked = RunForked(
         run_id=run.run_id,
         run_key=run.run_key,
@@ -274,7 +275,7 @@ async def fork(runs: Runs, run_id: str, request: Fork, by: By) -> str:
         run_id=created.run_id,
         workflow=run.workflow,
         code_version=run.code_version,
-        created=encode_events([created, forked]),
+        created=runs.payloads.keeper(created.run_id).encode([created, forked], 1),
         max_recoveries=run.max_recoveries,
         forked_from=run.run_key,
     )
@@ -285,7 +286,9 @@ async def fork(runs: Runs, run_id: str, request: Fork, by: By) -> str:
     return created.run_id
 
 
-def place_of(run: RunRecord, entries: Sequence[Entry], request: Fork) -> tuple[int, dict[str, Raw]]:
+def place_of(
+    run: RunRecord, entries: Sequence[Entry], request: Fork, reader: Reader | None = None
+) -> tuple[int, dict[str, Raw]]:
     """Up to which version the fork shares, and its edits by key. Pure."""
     version = len(entries)
     match request.at:
@@ -294,23 +297,23 @@ def place_of(run: RunRecord, entries: Sequence[Entry], request: Fork) -> tuple[i
             if not 1 <= version <= len(entries):
                 raise _illegal(run, f"forked at version {version}", f"Its versions are 1 to {len(entries)}.")
         case str():
-            version = _before(run, entries, request.at)
+            version = _before(run, entries, request.at, reader)
         case None:
             pass
     edits: dict[str, Raw] = {}
     for name, value in request.edits.items():
-        key, made_in = _made_in(run, entries[:version], name)
+        key, made_in = _made_in(run, entries[:version], name, reader)
         edits[key] = Raw(codec_for(type(value), root=name).encode(value))
         if request.at is None:
             version = min(version, made_in)
     return version, edits
 
 
-def _before(run: RunRecord, entries: Sequence[Entry], step: str) -> int:
+def _before(run: RunRecord, entries: Sequence[Entry], step: str, reader: Reader | None) -> int:
     """The version before the step was finished; the newest if it is not."""
     keys: dict[str, int] = {}
     found: int | None = None
-    for entry, events in zip(entries, read_events(entries, run.run_id), strict=True):
+    for entry, events in zip(entries, read_events(entries, run.run_id, reader=reader), strict=True):
         for event in events:
             match event:
                 case StepScheduled(key=key, step=name) | ChildStarted(key=key, workflow=name) if step in (key, name):
@@ -324,11 +327,11 @@ def _before(run: RunRecord, entries: Sequence[Entry], step: str) -> int:
     return found
 
 
-def _made_in(run: RunRecord, entries: Sequence[Entry], name: str) -> tuple[str, int]:
+def _made_in(run: RunRecord, entries: Sequence[Entry], name: str, reader: Reader | None) -> tuple[str, int]:
     """Key of the last step (or published state) of that name, and the version that holds its result, if it has one."""
     names: dict[str, str] = {}
     found: tuple[str, int] | None = None
-    for entry, events in zip(entries, read_events(entries, run.run_id), strict=True):
+    for entry, events in zip(entries, read_events(entries, run.run_id, reader=reader), strict=True):
         for event in events:
             match event:
                 case StepScheduled(key=key, step=asked) | ResultReused(key=key, name=asked):
@@ -347,11 +350,11 @@ def _made_in(run: RunRecord, entries: Sequence[Entry], name: str) -> tuple[str, 
     return found
 
 
-def _created_at_version(run: RunRecord, entries: Sequence[Entry], now: Micros, request: Fork) -> RunCreated:
+def _created_at_version(run: RunRecord, entries: Sequence[Entry], now: Micros, request: Fork, reader: Reader) -> RunCreated:
     """The first event of the fork: what the segment began with that it continues."""
-    first = first_event(run.created)
+    first = first_event(run.created, reader)
     args, salt, segment = first.args, first.salt, first.segment
-    for events in read_events(entries, run.run_id):
+    for events in read_events(entries, run.run_id, reader=reader):
         for event in events:
             if isinstance(event, RunContinued):
                 args, salt, segment = event.args, event.salt, event.segment
@@ -386,22 +389,25 @@ async def _decided(runs: Runs, run_id: str, decide: Callable[[RunRecord], Awaita
 async def _settle(
     runs: Runs, run: RunRecord, events: Sequence[Event], status: Status, wake_at: Micros | None
 ) -> RunRecord | None:
+    data = runs.payloads.keeper(run.run_id).encode(events, run.version + 1)
     return await runs.store.settle(
-        Settlement(run_key=run.run_key, version=run.version, events=encode_events(events), status=status, wake_at=wake_at)
+        Settlement(run_key=run.run_key, version=run.version, events=data, status=status, wake_at=wake_at)
     )
 
 
-def _message(event: Event) -> Message:
-    return Message(event=encode_event(event))
+def _message(runs: Runs, run: RunRecord, event: Event) -> Message:
+    return Message(event=runs.payloads.keeper(run.run_id).encode_message(event))
 
 
 async def _events(runs: Runs, run: RunRecord) -> list[Event]:
-    return _verified(await runs.store.load(run.run_key, run.version), run)
+    return _verified(runs, await runs.store.load(run.run_key, run.version), run)
 
 
-def _verified(entries: Sequence[Entry], run: RunRecord) -> list[Event]:
+def _verified(runs: Runs, entries: Sequence[Entry], run: RunRecord) -> list[Event]:
     verify_chain(entries, run_key=run.run_key, run_id=run.run_id)
-    return [event for events in read_events(entries, run.run_id) for event in events]
+    # Lenient: who decides needs to know which steps there are, not what they hold.
+    reader = runs.payloads.viewer(run.run_id, lenient=True)
+    return [event for events in read_events(entries, run.run_id, reader=reader) for event in events]
 
 
 def _refuse_at_rest(run: RunRecord, done: str) -> None:

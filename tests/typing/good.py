@@ -254,6 +254,46 @@ async def outside_world(handle: es.Handle[bool | None]) -> None:
     await handle.send(approval, True)
 
 
+@dataclass(frozen=True)
+class Login:
+    user: str
+    password: es.Secret[str]
+
+
+@es.step
+async def login(who: Login, pin: es.Secret[int]) -> es.Secret[bytes]:
+    assert_type(who.password.reveal(), str)
+    assert_type(pin.reveal(), int)
+    return es.Secret(who.password.reveal().encode())
+
+
+token = es.signal("token", es.Secret[str])
+
+
+@es.workflow
+async def logging_in(who: Login) -> int:
+    assert_type((await token.wait()).reveal(), str)
+    return len((await login(who, es.Secret(1234))).reveal())
+
+
+async def sealed(key: bytes) -> None:
+    payloads = es.Payloads(
+        compression=es.Compression(min_bytes=512),
+        encryption=es.Encryption({"2026-11": key}, "2026-11", refuse_plain=True),
+        redact=["password", "*_token"],
+    )
+    async with es.Engine("sqlite:///orders.db", workflows=[logging_in], payloads=payloads) as engine:
+        handle = await engine.start(logging_in(Login("ann", es.Secret("x"))))
+        await handle.send(token, es.Secret("y"))
+        assert_type(await handle, int)
+    async with es.Client("sqlite:///orders.db", payloads=es.Payloads.from_environment()):
+        pass
+    try:
+        es.run(logging_in(Login("ann", es.Secret("x"))), payloads=payloads)
+    except es.PayloadKeyMissing as missing:
+        assert_type(missing.key_id, str)
+
+
 def killed() -> None:
     order = Order("42", 1)
     assert_type(crash_everywhere(checkout(order), workflows=[audit], at_least_once=True), CrashReport)

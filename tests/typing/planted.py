@@ -319,3 +319,25 @@ async def repairs(engine: es.Engine) -> None:
     await engine.requeue(1)  # error
     es.run(shortening("a"), on_failed="ignore")  # error
     es.Relaxed(seconds="1")  # error
+
+
+# --- payloads ---
+
+
+@es.step
+async def login(password: es.Secret[str]) -> es.Secret[bytes]:
+    return es.Secret(password)  # error
+
+
+@es.workflow
+async def sealed(plain: str) -> None:
+    await login(plain)  # error
+    await login(es.Secret(5))  # error
+    token: bytes = await login(es.Secret(plain))  # error
+    text: str = (await login(es.Secret(plain))).reveal()  # error
+    print(token, text)
+
+
+es.Encryption({"2026-11": "text"}, "2026-11")  # error
+es.Engine("sqlite:///orders.db", payloads=es.Compression())  # error
+es.Payloads(redact="password", encryption=es.Compression())  # error

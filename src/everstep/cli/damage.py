@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from everstep.errors import CorruptJournal
-from everstep.journal import GENESIS, Entry, decode_verified, entry_hash, verify_chain
+from everstep.journal import GENESIS, Entry, Reader, decode_verified, entry_hash, verify_chain
 from everstep.records import RunRecord
 
 _HASH_CHARS = 16
@@ -46,8 +46,8 @@ class Damage(Struct, frozen=True):
         }
 
 
-def find_damage(run: RunRecord, entries: Sequence[Entry]) -> Damage | None:
-    """Check a run and its journal against each other; None if all is well."""
+def find_damage(run: RunRecord, entries: Sequence[Entry], reader: Reader | None = None) -> Damage | None:
+    """Check a run and its journal against each other, and its payloads if there is a reader; None if all is well."""
     try:
         verify_chain(entries, run_key=run.run_key, run_id=run.run_id, head=run.hash)
     except CorruptJournal as error:
@@ -56,7 +56,7 @@ def find_damage(run: RunRecord, entries: Sequence[Entry]) -> Damage | None:
         return Damage(run.run_id, len(entries), "number of entries", str(run.version), str(len(entries)))
     for entry in entries:
         try:
-            decode_verified(entry, run.run_id)
+            decode_verified(entry, run.run_id, reader)
         except CorruptJournal as error:
             return Damage(run.run_id, entry.version, f"unreadable: {error.__cause__}")
     return None

@@ -10,14 +10,14 @@ from msgspec.structs import replace
 
 from everstep.cli.picture import Picture
 from everstep.cli.sentence import Circumstances
-from everstep.cli.session import owner_name, worker_names
+from everstep.cli.session import owner_name, reader_of, worker_names
 from everstep.cli.story import Dated, tell
 from everstep.client import Client
 from everstep.core.payloads import read_events
 from everstep.core.progress import progress
 from everstep.core.reuse import Ledger
 from everstep.core.snapshots import fold
-from everstep.journal import Entry
+from everstep.journal import Entry, Reader
 from everstep.records import AttemptRecord, Micros, RunRecord, WorkerKey, WorkerRecord
 
 
@@ -30,8 +30,10 @@ async def take_picture(client: Client, run_id: str, version: int | None = None) 
 async def picture_from(client: Client, run: RunRecord, entries: Sequence[Entry], version: int | None = None) -> Picture:
     """The same of a journal that is loaded already."""
     rows = [] if run.status.is_at_rest else await client.store.attempts(run.run_key)
-    shared = await client.shared_history(run)
-    return picture_of(run, entries, rows, await worker_names(client), client.store.now(), version, shared=shared)
+    reader = reader_of(client, run.run_id)
+    shared = await client.shared_history(run, lenient=True)
+    rows, workers = reader.open_rows(rows), await worker_names(client)
+    return picture_of(run, entries, rows, workers, client.store.now(), version, shared=shared, reader=reader)
 
 
 def picture_of(
@@ -43,6 +45,7 @@ def picture_of(
     version: int | None = None,
     *,
     shared: Ledger | None = None,
+    reader: Reader | None = None,
 ) -> Picture:
     """See above. Pure.
 
@@ -50,7 +53,7 @@ def picture_of(
         CorruptJournal: The journal does not verify.
         UsageError: There is no such version.
     """
-    snapshot = fold(entries, run, version, shared=shared)
+    snapshot = fold(entries, run, version, shared=shared, reader=reader)
     shown = entries[: snapshot.version]
     newest = snapshot.version == run.version
     facts = Circumstances(
@@ -65,12 +68,13 @@ def picture_of(
         unread=run.inbox_seq - run.inbox_done if newest else 0,
         open_steps={step.key: step for step in progress(run, entries, rows, now).open_steps} if newest else {},
     )
-    return Picture(snapshot=snapshot, story=tell(dated(shown, run.run_id)), facts=facts)
+    return Picture(snapshot=snapshot, story=tell(dated(shown, run.run_id, reader)), facts=facts)
 
 
-def dated(entries: Sequence[Entry], run_id: str) -> list[Dated]:
+def dated(entries: Sequence[Entry], run_id: str, reader: Reader | None = None) -> list[Dated]:
     """The events of entries that have been verified, each with its instant."""
-    return [(entry.at, event) for entry, events in zip(entries, read_events(entries, run_id), strict=True) for event in events]
+    told = zip(entries, read_events(entries, run_id, reader=reader), strict=True)
+    return [(entry.at, event) for entry, events in told for event in events]
 
 
 def widened(picture: Picture) -> Picture:

@@ -30,8 +30,10 @@ from everstep.core.starting import first_event
 from everstep.definitions import Registry, with_children
 from everstep.engine.engine import Engine
 from everstep.errors import NondeterminismError, UsageError
+from everstep.forks import shared_history
 from everstep.journal import Entry
 from everstep.journal_file import SUFFIXES, load_journal
+from everstep.payloads import Payloads
 
 
 class Journal(NamedTuple):
@@ -97,7 +99,8 @@ async def _journals(url: str, names: Sequence[str]) -> AsyncIterator[Journal]:
     files = [name for name in names if _is_file(name)]
     read = [load_journal(file) for file in files]
     for entries in read:
-        yield Journal(first_event(entries[0].events).run_id, entries, ledger_of(entries, read))
+        shared = ledger_of(entries, read, Payloads.from_environment())
+        yield Journal(first_event(entries[0].events).run_id, entries, shared)
     ids = [name for name in names if name not in files]
     if ids:
         async with connected(url) as client:
@@ -111,7 +114,7 @@ def _is_file(name: str) -> bool:
 
 async def _stored(client: Client, run_id: str) -> Journal:
     run, entries = await client.load_journal(run_id)
-    return Journal(run_id, entries, await client.shared_history(run))
+    return Journal(run_id, entries, await shared_history(client.store, run, client.payloads.keeper))
 
 
 def _hold(journal: Journal, registry: Registry, tally: Tally) -> None:
@@ -123,7 +126,7 @@ def _hold(journal: Journal, registry: Registry, tally: Tally) -> None:
     tally.runs += 1
     tally.entries += len(journal.entries)
     try:
-        replay_journal(journal.entries, workflow, journal.shared)
+        replay_journal(journal.entries, workflow, journal.shared, payloads=Payloads.from_environment())
     except NondeterminismError as error:
         tally.divergences.append((journal, error))
 

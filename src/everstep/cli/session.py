@@ -15,12 +15,13 @@ from pathlib import Path
 from everstep.cli.faults import STORE, Refusal
 from everstep.client import Client
 from everstep.errors import StoreUnavailable
+from everstep.payloads import Keeper, Payloads
 from everstep.records import RunRecord, WorkerKey, WorkerRecord
 
 
 @asynccontextmanager
 async def connected(url: str, *, create: bool = False) -> AsyncGenerator[Client]:
-    """A client that is open, and closed at the end.
+    """A client that is open, and closed at the end. It has the keys of the file that ``EVERSTEP_KEYS`` names.
 
     Args:
         url: The store.
@@ -30,11 +31,17 @@ async def connected(url: str, *, create: bool = False) -> AsyncGenerator[Client]
         Refusal: There is no such store.
         StoreError: It cannot be used.
         InvalidStoreURL: The URL names none.
+        UsageError: The file of keys cannot be read.
     """
     if not create:
         _refuse_missing_file(url)
-    async with Client(url) as client:
+    async with Client(url, payloads=Payloads.from_environment()) as client:
         yield client
+
+
+def reader_of(client: Client, run_id: str) -> Keeper:
+    """What opens the payloads of a run for people: what is encrypted with a key that is not here is told to be so."""
+    return client.payloads.viewer(run_id, lenient=True)
 
 
 async def breathe() -> None:

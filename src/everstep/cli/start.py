@@ -19,7 +19,7 @@ from everstep.cli.terminal import Terminal, current_terminal
 from everstep.client import Client, Handle
 from everstep.definitions import Call
 from everstep.errors import RunTimeout, UsageError
-from everstep.events import RunSucceeded, decode_events
+from everstep.events import RunSucceeded
 from everstep.records import RunRecord, Status
 
 
@@ -95,11 +95,12 @@ async def _wait(asked: Starting, client: Client, handle: Handle[Any]) -> int:
     run = await client.get(handle.run_id)
     if run.status is not Status.SUCCEEDED and not asked.as_json:
         await handle.result(0)  # Raises with the right words.
-    result = _result_of(run)
+    result = _result_of(client, run)
     asked.print_json({**run_json(run), "result": result} if asked.as_json else result)
     return OK if run.status is Status.SUCCEEDED else 1
 
 
-def _result_of(run: RunRecord) -> Any:
-    last = decode_events(run.outcome)[-1] if run.outcome else None
+def _result_of(client: Client, run: RunRecord) -> Any:
+    reader = client.payloads.viewer(run.run_id, lenient=True)
+    last = reader.decode_ending(run.outcome) if run.outcome else None
     return msgspec.json.decode(last.result) if isinstance(last, RunSucceeded) else None

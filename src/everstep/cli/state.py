@@ -11,7 +11,7 @@ import msgspec
 from everstep.cli.changes import change_json, change_lines
 from everstep.cli.inert import json_text
 from everstep.cli.options import json_option, run_argument, store_option
-from everstep.cli.session import connected
+from everstep.cli.session import connected, reader_of
 from everstep.cli.terminal import Terminal, current_terminal
 from everstep.core.diff import Change, Kind, diff
 from everstep.core.snapshots import Snapshot, fold
@@ -38,12 +38,13 @@ def command(run: str, at: int | None, other: int | None, as_json: bool, url: str
 async def _state(terminal: Terminal, url: str, run_id: str, at: int | None, other: int | None, *, as_json: bool) -> None:
     async with connected(url) as client:
         run, entries = await client.load_journal(run_id)
-        shared = await client.shared_history(run)
-    now = fold(entries, run, at, shared=shared)
+        shared = await client.shared_history(run, lenient=True)
+        reader = reader_of(client, run_id)
+    now = fold(entries, run, at, shared=shared, reader=reader)
     if other is None:
         _print_state(terminal, now)
     else:
-        changes = diff(_plain(fold(entries, run, other, shared=shared)), _plain(now))
+        changes = diff(_plain(fold(entries, run, other, shared=shared, reader=reader)), _plain(now))
         _print_changes(terminal, changes, as_json=as_json)
         terminal.hint(f"{run_id}: from version {other} to version {now.version}, {now.status}")
 

@@ -21,7 +21,7 @@ from everstep.cli.inert import inert, json_text
 from everstep.cli.layout import columns, tsv
 from everstep.cli.options import could_exist, json_option, read_ids, store_option
 from everstep.cli.runs import pages
-from everstep.cli.session import breathe, connected
+from everstep.cli.session import breathe, connected, reader_of
 from everstep.cli.terminal import Terminal, current_terminal
 from everstep.cli.words import count
 from everstep.client import Client
@@ -72,7 +72,7 @@ async def _ids(client: Client, ids: Sequence[str] | None) -> AsyncIterator[str]:
 
 async def _check(client: Client, run_id: str, tally: Tally) -> None:
     run, entries = await client.load_journal(could_exist(run_id))
-    damage = find_damage(run, entries)
+    damage = find_damage(run, entries, reader_of(client, run_id))
     tally.runs += 1
     tally.entries += len(entries)
     if damage is not None:

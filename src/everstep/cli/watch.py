@@ -22,7 +22,7 @@ from everstep.cli.layout import tsv
 from everstep.cli.look import picture_from
 from everstep.cli.options import run_argument, store_option, timeout_option
 from everstep.cli.picture import Picture, event_line, lines, operation_name
-from everstep.cli.session import connected
+from everstep.cli.session import connected, reader_of
 from everstep.cli.show import print_picture
 from everstep.cli.terminal import Terminal, current_terminal
 from everstep.cli.words import iso
@@ -31,6 +31,7 @@ from everstep.core.payloads import read_events
 from everstep.errors import RunTimeout
 from everstep.events import encode_event
 from everstep.journal import Entry
+from everstep.payloads import Keeper
 from everstep.records import RunRecord, Status
 
 PAUSE_SECONDS_MIN = 0.05
@@ -62,7 +63,7 @@ class View(Protocol):
     """What is told about changes."""
 
     def open(self) -> AbstractContextManager[Any]: ...
-    def changed(self, run: RunRecord, entries: list[Entry], picture: Picture) -> None: ...
+    def changed(self, run: RunRecord, entries: list[Entry], picture: Picture, reader: Keeper) -> None: ...
     def ended(self, picture: Picture) -> None: ...
 
 
@@ -75,10 +76,11 @@ async def follow(client: Client, view: View, run_id: str, timeout: float | None)
         CorruptJournal: Its journal was altered.
     """
     picture: Picture | None = None
+    reader = reader_of(client, run_id)
     with view.open():
         async for run, entries in _changes(client, run_id, timeout):
             picture = await picture_from(client, run, entries)
-            view.changed(run, entries, picture)
+            view.changed(run, entries, picture, reader)
     assert picture is not None
     view.ended(picture)
     return picture.snapshot.status
@@ -124,13 +126,13 @@ class Lines:
         """Nothing to prepare."""
         return nullcontext()
 
-    def changed(self, run: RunRecord, entries: list[Entry], picture: Picture) -> None:
+    def changed(self, run: RunRecord, entries: list[Entry], picture: Picture, reader: Keeper) -> None:
         """Print what is new. The picture was made of the same entries, so they are verified."""
         self._names = {operation.key: operation_name(operation) for operation in picture.story.operations}
-        read = list(zip(entries, read_events(entries, run.run_id), strict=True))
+        read = list(zip(entries, read_events(entries, run.run_id, reader=reader), strict=True))
         for entry, events in read[self._told :]:
             for event in events:
-                self.tell(entry, msgspec.json.decode(encode_event(event)))
+                self.tell(entry, msgspec.json.decode(encode_event(reader.shown_event(event))))
         self._told = len(entries)
         self.terminal.flush()
 
@@ -166,9 +168,9 @@ class Live:
         """Take the screen's lines."""
         return self._live
 
-    def changed(self, run: RunRecord, entries: list[Entry], picture: Picture) -> None:
+    def changed(self, run: RunRecord, entries: list[Entry], picture: Picture, reader: Keeper) -> None:
         """Redraw."""
-        del run, entries
+        del run, entries, reader
         from rich.text import Text
 
         drawn = "\n".join(lines(picture, steps_max=self._steps_max))

@@ -23,6 +23,7 @@ from everstep.cli.targets import load, workflows_of
 from everstep.cli.terminal import Terminal, current_terminal
 from everstep.engine.engine import Engine
 from everstep.errors import UsageError
+from everstep.payloads import Payloads
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -44,7 +45,7 @@ def command(ctx: click.Context, target: str, concurrency: int | None, url: str) 
         engine = found
     else:
         options: dict[str, Any] = {} if concurrency is None else {"concurrency": concurrency}
-        engine = Engine(url, workflows=workflows_of(found, target), **options)
+        engine = Engine(url, workflows=workflows_of(found, target), payloads=Payloads.from_environment(), **options)
     terminal = current_terminal()
     _log_inertly()
     return asyncio.run(serve(terminal, engine))

@@ -9,6 +9,7 @@ are data only: nothing in them is imported, evaluated or looked up by name, and 
     scalars      leaves                           hints      annotations resolved
     tables       enums, flags, literals
     containers   lists, tuples, sets, dicts       compiler   annotation → node
+    secrets      values that are never shown
     records      dataclasses and their kin        value      the codec of one type
     unions       natural where possible, tagged   arguments  the codec of one function's arguments
                                                   failures   exceptions as data

@@ -26,6 +26,7 @@ from everstep.codec.hints import function_hints
 from everstep.codec.node import VALUE_BYTES_MAX, Node, Refusal, Spent
 from everstep.codec.scalars import STR
 from everstep.codec.value import NO_STACK, Data, parse, too_large, undecodable, unencodable, unsupported
+from everstep.secret import masked
 
 _ENCODE: Final = msgspec.json.Encoder().encode
 _SHOWN_MAX: Final = 200
@@ -155,7 +156,7 @@ class ArgumentsCodec:
         Never raises. At most 200 characters of text; control and format characters are escaped on top of that.
         """
         try:
-            wire = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+            wire = msgspec.json.decode(masked(bytes(data)), type=dict[str, msgspec.Raw])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return "<unreadable arguments>"
         text = ", ".join(self._shown(wire))

@@ -20,8 +20,10 @@ from everstep.codec.hints import alias_value, unwrap
 from everstep.codec.node import Node, Refusal, class_name
 from everstep.codec.records import finish_record, finish_typed_dict, shape_of
 from everstep.codec.scalars import LEAVES, STR
+from everstep.codec.secrets import secret_node
 from everstep.codec.tables import enum_node, literal_node
 from everstep.codec.unions import union_node
+from everstep.secret import Secret
 
 _UNDECLARED: Final = (Any, object, inspect.Parameter.empty)
 
@@ -95,6 +97,8 @@ class _Compiler:
             return self._tuple(annotation, args)
         if cls is set or cls is frozenset:
             return set_node(cls, self.compile(args[0] if args else Any))
+        if cls is Secret:
+            return secret_node(self.compile(args[0] if args else Any))
         if issubclass(cls, enum.Enum):
             return enum_node(cls)
         return self._named_type(annotation, lambda node: self._finish_class(node, annotation))

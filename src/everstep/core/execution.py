@@ -45,7 +45,8 @@ from everstep.events import (
     RunUnpaused,
     TimerFired,
 )
-from everstep.journal import GENESIS, Entry, seal, verify_chain
+from everstep.journal import GENESIS, Entry, seal_bytes, verify_chain
+from everstep.payloads import PLAIN, Payloads
 from everstep.records import Micros, RunKey
 
 AUDIT = (RunCreated, RunForked, RunClaimed, RunResumed, RunRetried, RunUnpaused)
@@ -104,20 +105,22 @@ class Execution:
 
     Attributes:
         program: The workflow's code.
+        keeper: Seals and opens the payloads of its journal.
         version: Number of the newest entry that is replayed or made.
         epoch: The epoch under which new entries are made.
         recoveries: How often the run was taken over from a worker that died.
         held_count: Outcomes of steps that are held and written later.
     """
 
-    def __init__(self, workflow: Workflow[..., Any], run_key: RunKey, run_id: str) -> None:
+    def __init__(self, workflow: Workflow[..., Any], run_key: RunKey, run_id: str, payloads: Payloads = PLAIN) -> None:
         self.run_key = run_key
         self.run_id = run_id
-        self.program = Program(workflow, run_id)
+        self._workflow = workflow
+        self.keeper = payloads.keeper(run_id)
+        self.program = self._new_program()
         self.version = 0
         self.epoch = 0
         self.recoveries = 0
-        self._workflow = workflow
         self._hash = GENESIS
         self._at: Micros = 0
         self._undrained: list[Input] = []
@@ -168,12 +171,13 @@ class Execution:
             thoroughly: Go through the segments before as well, to see whether this code would have done all that.
 
         Raises:
-            CorruptJournal: Before anything of the journal was trusted.
+            CorruptJournal: Before anything of the journal was trusted, or a payload of it.
+            PayloadKeyMissing: Payloads are encrypted with a key that is not here.
             NondeterminismError: The code asks for something else. The execution must then be evicted.
         """
         entries = list(entries)
         verify_chain(entries, run_key=self.run_key, run_id=self.run_id, head=head, previous=previous)
-        events = read_events(entries, self.run_id, self._payload)
+        events = read_events(entries, self.run_id, self._payload, reader=self.keeper)
         if entries and entries[0].version > 1 and not _has(events[0], RunContinued):
             raise CorruptJournal(
                 f"run {self.run_id}: no segment begins in entry {entries[0].version}, as the store says it does. Nothing was "
@@ -205,7 +209,7 @@ class Execution:
                 ledger = ledger or Ledger()
                 ledger.note_all(each, entry.at)
         if ledger is not None:
-            self.program = Program(self._workflow, self.run_id, ledger=ledger)
+            self.program = self._new_program(ledger=ledger)
         for each in events[:begin]:
             self._count_recoveries(each)
         if begin:
@@ -276,6 +280,7 @@ class Execution:
         return self._sealed(replace(held, commands=()))
 
     def _hold(self, part: _Part) -> None:
+        self.keeper.learn(part.events)  # The steps in it begin before it is sealed.
         held = self._held
         if held is None:
             self._held = part
@@ -331,15 +336,19 @@ class Execution:
 
     def _begin_segment(self, cut: RunContinued, at: Micros | None = None) -> None:
         start = Start.of(cut, self._at if at is None else at)
-        self.program = Program(self._workflow, self.run_id, start)
+        self.program = self._new_program(start)
+
+    def _new_program(self, start: Start | None = None, ledger: Ledger | None = None) -> Program:
+        program = Program(self._workflow, self.run_id, start, ledger)
+        program.is_discreet = self.keeper.is_discreet
+        return program
 
     def record(self, inputs: Sequence[Input], now: Micros) -> Entry:
         """Seal the next entry with inputs that no code runs on: they join the one that is drained next.
 
         Changes nothing: the entry counts only once it is handed to ``adopt``.
         """
-        at = max(self._at, now)
-        return seal(self._hash, self.run_key, self.version + 1, self.epoch, at, False, inputs)
+        return self._entry_of(inputs, max(self._at, now), drained=False)
 
     def adopt(self, entry: Entry, inputs: Sequence[Input]) -> None:
         """An entry that ``record`` sealed has landed."""
@@ -352,9 +361,14 @@ class Execution:
         return max((timers[key].event.due_at for key in fired if key in timers), default=None)
 
     def _seal(self, events: Sequence[Event], at: Micros, *, drained: bool) -> Entry:
-        entry = seal(self._hash, self.run_key, self.version + 1, self.epoch, at, drained, events)
+        entry = self._entry_of(events, at, drained=drained)
         self._stand_after(entry)
         return entry
+
+    def _entry_of(self, events: Sequence[Event], at: Micros, *, drained: bool) -> Entry:
+        version = self.version + 1
+        data = self.keeper.encode(events, version)
+        return seal_bytes(self._hash, self.run_key, version, self.epoch, at, drained, data)
 
     def _stand_after(self, entry: Entry) -> None:
         self.version, self.epoch, self._hash, self._at = entry.version, entry.epoch, entry.hash, entry.at

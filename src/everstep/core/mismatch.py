@@ -45,6 +45,7 @@ from everstep.events import (
     TimerCancelled,
     TimerStarted,
 )
+from everstep.secret import masked
 
 _SHOWN_CHARS = 120
 
@@ -108,9 +109,9 @@ def same_by_todays_types(recorded: CommandEvent, requested: CommandEvent, argume
     """
     match recorded, requested:
         case StepScheduled(), StepScheduled() if recorded.step == requested.step:
-            return _reread(recorded.args, arguments) == bytes(requested.args)
+            return _reread(recorded.args, arguments) == masked(bytes(requested.args))
         case ChildStarted(), ChildStarted() if recorded.workflow == requested.workflow:
-            return _reread(recorded.args, arguments) == bytes(requested.args)
+            return _reread(recorded.args, arguments) == masked(bytes(requested.args))
         case _:
             return False
 
@@ -194,12 +195,12 @@ def _reread(args: Raw, arguments: ArgumentsCodec) -> bytes:
     """Recorded arguments, as today's types would have written them; nothing if they no longer fit."""
     try:
         positional, named = arguments.decode(args)
-        return arguments.encode(tuple(positional), named)
+        return masked(arguments.encode(tuple(positional), named))
     except (Undecodable, Unencodable):
         return b""
 
 
 def _short(args: Raw) -> str:
-    text = bytes(args).decode(errors="replace")[1:-1]
+    text = masked(bytes(args)).decode(errors="replace")[1:-1]
     text = text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
     return text.encode("unicode_escape").decode() if not text.isprintable() else text

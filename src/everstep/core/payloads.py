@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from everstep.core.deltas import BadDelta, Chain
 from everstep.errors import CorruptJournal
 from everstep.events import NO_PAYLOAD, Event, RunContinued, RunCreated, StepCompleted, StepOverridden, StepScheduled
-from everstep.journal import Entry, decode_verified
+from everstep.journal import Entry, Reader, decode_verified
 
 
 class PipelineArgs(Struct, frozen=True):
@@ -108,23 +108,26 @@ class Payload:
         return self._chain.value()
 
 
-def read_events(entries: Iterable[Entry], run_id: str, payload: Payload | None = None) -> list[list[Event]]:
+def read_events(
+    entries: Iterable[Entry], run_id: str, payload: Payload | None = None, *, reader: Reader | None = None
+) -> list[list[Event]]:
     """The events of verified entries, each list in full.
 
     Args:
         entries: From the run's first, or from its base.
         run_id: For errors.
         payload: To be left as it is after the last of them.
+        reader: Opens what is compressed or encrypted; without one it is left as it is stored.
 
     Raises:
         CorruptJournal: An entry cannot be read.
     """
     payload = payload or Payload()
-    return [_read(entry, run_id, payload) for entry in entries]
+    return [_read(entry, run_id, payload, reader) for entry in entries]
 
 
-def _read(entry: Entry, run_id: str, payload: Payload) -> list[Event]:
-    events = decode_verified(entry, run_id)
+def _read(entry: Entry, run_id: str, payload: Payload, reader: Reader | None) -> list[Event]:
+    events = decode_verified(entry, run_id, reader)
     try:
         return payload.lengthened(events)
     except BadDelta as error:

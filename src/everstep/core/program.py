@@ -86,6 +86,7 @@ from everstep.events import (
 )
 from everstep.ids import child_run_id
 from everstep.records import ErrorRecord, Micros
+from everstep.secret import masked
 
 logger = logging.getLogger("everstep")
 
@@ -114,6 +115,7 @@ class Program:
         milestone_count: How many milestones the code is in.
         undoing: What its sagas are at.
         requests: Those that were accepted.
+        is_discreet: What users wrote is not to be logged.
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class Program:
         self.step = ""
         self.cursor = 0 if self.start is None else self.start.cursor
         self.undoing = Undoing(self, self._record, self._is_shut)
+        self.is_discreet = False
         self._expected: dict[str, CommandEvent] | None = None
         # By identity: two handles with the same time and callback are equal to asyncio.
         self._timer_keys: dict[int, str] = {}
@@ -356,7 +359,7 @@ class Program:
             return Operation(self, _NEVER, call)
         key = self.loop.next_key()
         definition, args = call.definition, call.encoded()
-        digest = blake2b(args, key=self._salt, digest_size=8).hexdigest()
+        digest = blake2b(masked(args), key=self._salt, digest_size=8).hexdigest()
         if isinstance(definition, Step):
             event: Any = StepScheduled(key, definition.name, Raw(args), digest, call.source, undoes=undoes, maybe=maybe)
         else:
@@ -553,6 +556,9 @@ class Program:
         """What asyncio would log: a task's exception that nobody looked at. Once, not again on replay."""
         if not self.is_replaying:
             error = context.get("exception")
+            if self.is_discreet and error is not None:
+                logger.error("run %s: a task failed with %s, and nobody looked at it", self.run_id, type(error).__name__)
+                return
             logger.error("run %s: %s", self.run_id, context.get("message"), exc_info=error)
 
     # --- the scope: what user code sees -----------------------------------------------------------------------------------

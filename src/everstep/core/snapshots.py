@@ -72,7 +72,7 @@ from everstep.events import (
     TimerFired,
     TimerStarted,
 )
-from everstep.journal import Entry, verify_chain
+from everstep.journal import Entry, Reader, verify_chain
 from everstep.records import ErrorRecord, Micros, Relaxed, RunRecord, Status, UndoRecord
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -138,7 +138,14 @@ def instant(micros: Micros) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
-def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None, *, shared: Ledger | None = None) -> Snapshot:
+def fold(
+    entries: Sequence[Entry],
+    run: RunRecord,
+    version: int | None = None,
+    *,
+    shared: Ledger | None = None,
+    reader: Reader | None = None,
+) -> Snapshot:
     """The state after a version; None for the newest.
 
     Args:
@@ -146,6 +153,7 @@ def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None, *
         run: The run, for its id; its status counts only for the newest version.
         version: Which state.
         shared: Of a fork: what the run that it shares its history with had finished.
+        reader: Opens payloads; without one they are left as they are stored.
 
     Raises:
         CorruptJournal: The chain does not verify up to there.
@@ -156,10 +164,10 @@ def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None, *
         raise UsageError(f"run {run.run_id} has no version {version}: its versions are 1 to {len(entries)}.")
     verify_chain(entries[:wanted], run_key=run.run_key, run_id=run.run_id)
     state = _Fold(run.run_id, {} if shared is None else shared.results())
-    for entry, events in zip(entries, read_events(entries[:wanted], run.run_id), strict=False):
+    for entry, events in zip(entries, read_events(entries[:wanted], run.run_id, reader=reader), strict=False):
         for event in events:
             state.apply(event, entry)
-    last = entries[wanted - 1]
+    last, payload = entries[wanted - 1], state.published() or state.stage() or state.payload
     newest = wanted == run.version
     return Snapshot(
         run_id=run.run_id,
@@ -168,7 +176,7 @@ def fold(entries: Sequence[Entry], run: RunRecord, version: int | None = None, *
         version=last.version,
         status=run.status if newest else state.status,
         current_step=Pointer(state.open_step(), state.cursor),
-        payload=state.published() or state.stage() or state.payload,
+        payload=payload if reader is None else reader.shown(payload),
         checkpoints=tuple(state.checkpoints),
         error=state.error,
         hash=last.hash.hex(),

@@ -13,7 +13,9 @@ import msgspec
 from everstep.definitions import Call, Workflow
 from everstep.errors import CorruptJournal, RunConflict, UsageError
 from everstep.events import RunCreated, decode_events
+from everstep.journal import Reader
 from everstep.records import Micros
+from everstep.secret import masked
 
 _SHOWN_CHARS = 200
 
@@ -59,14 +61,14 @@ def describe_start(
     )
 
 
-def first_event(created: bytes) -> RunCreated:
-    """The RunCreated event in the bytes of a run's first entry.
+def first_event(created: bytes, reader: Reader | None = None) -> RunCreated:
+    """The RunCreated event in the bytes of a run's first entry. Without a reader, its payloads are left as they are stored.
 
     Raises:
         CorruptJournal: It cannot be read.
     """
     try:
-        event = decode_events(created)[0]
+        event = (decode_events(created) if reader is None else reader.decode(created, 1))[0]
     except (msgspec.MsgspecError, IndexError):
         event = None
     if not isinstance(event, RunCreated):
@@ -99,10 +101,12 @@ def start_differences(recorded: RunCreated, requested: RunCreated) -> tuple[str,
     """One line for each field in which two starts differ. Versions of the code do not count, tags neither."""
     if recorded.workflow != requested.workflow:
         return (f"workflow: {recorded.workflow} recorded, {requested.workflow} requested",)
-    if bytes(recorded.args) == bytes(requested.args):
+    # Secrets do not count: whoever renews a token goes on with the run that was started with the old one.
+    old, new = masked(bytes(recorded.args)), masked(bytes(requested.args))
+    if old == new:
         return ()
-    before: dict[str, Any] = msgspec.json.decode(recorded.args)
-    after: dict[str, Any] = msgspec.json.decode(requested.args)
+    before: dict[str, Any] = msgspec.json.decode(old)
+    after: dict[str, Any] = msgspec.json.decode(new)
     names = [*before, *(name for name in after if name not in before)]
     return tuple(
         f"{name}: {_show(before, name)} recorded, {_show(after, name)} requested"

@@ -19,10 +19,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Container, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
 
+from everstep.codec import describe_error
 from everstep.core.attempts import plan_attempt
 from everstep.core.execution import Activation, Closed, Execution, Held
 from everstep.core.program import Program
@@ -38,7 +40,7 @@ from everstep.engine.intake import Intake, replies_of
 from everstep.engine.parking import AT_ONCE, due, wake_at_if_parked
 from everstep.engine.steps import StepRun, Tools
 from everstep.engine.transact import TransactionRun, Turns
-from everstep.errors import CorruptJournal, EverstepError
+from everstep.errors import CorruptJournal, EverstepError, PayloadKeyMissing
 from everstep.events import (
     ChildCancelled,
     ChildStarted,
@@ -79,10 +81,10 @@ from everstep.events import (
     TimerCancelled,
     TimerFired,
     TimerStarted,
-    decode_event,
 )
-from everstep.journal import Entry, seal
-from everstep.records import AttemptRecord, Message, Micros, Relaxed, Status, WorkerKey
+from everstep.journal import Entry, seal_bytes
+from everstep.payloads import Payloads
+from everstep.records import AttemptRecord, ErrorRecord, Message, Micros, Relaxed, Status, WorkerKey
 from everstep.stores.base import (
     Append,
     Behind,
@@ -123,6 +125,7 @@ class DriverHost(Protocol):
     worker_key: WorkerKey
     tools: Tools
     committer: Committer
+    payloads: Payloads
 
     @property
     def is_lone(self) -> bool:
@@ -167,7 +170,8 @@ class Driver:
         self.started: asyncio.Future[Outcome] = loop.create_future()
         self._host = host
         self._execution = execution
-        self._intake = Intake(facts.consumed)
+        self._keeper = execution.keeper
+        self._intake = Intake(facts.consumed, execution.keeper.encode_message)
         self._applied: Sequence[Input] = ()
         self._landed_consumed = facts.consumed
         self._in_flight = False
@@ -176,7 +180,7 @@ class Driver:
         self._alarms: dict[str, Alarm] = {}
         self._deadline: Alarm | None = None
         self._kept: set[str] = set()
-        self._unreadable = ""
+        self._unreadable: Callable[[], None] | None = None
         self.is_in_doubt = False
         self._is_draining = False
         self._pause_asked: PauseRequested | None = None
@@ -251,6 +255,7 @@ class Driver:
         entries = claimed.entries
         try:
             self._execution.replay(entries, self.facts.hash, previous=claimed.previous, shared=shared)
+            rows = self._keeper.open_rows(claimed.attempts)
         except CorruptJournal as error:
             self.quarantine(error)
             return
@@ -261,7 +266,7 @@ class Driver:
         # Nothing is activated before all is started again: what is known at once (an unknown outcome, the inbox) waits for
         # that.
         self._in_flight = True
-        self._continue({row.key: row for row in claimed.attempts}, outcomes_not_seen(entries))
+        self._continue({row.key: row for row in rows}, outcomes_not_seen(entries))
         self._say_what_is_lost(entries[-1])
         self.receive(claimed.inbox)
         self._in_flight = False
@@ -275,9 +280,12 @@ class Driver:
         if relaxed is not None and any(isinstance(event, RunResumed) for event in claim.decoded()):
             self.deliver(SuffixLost(relaxed.seconds, relaxed.steps))
 
-    def quarantine(self, error: CorruptJournal) -> None:
-        """What is stored of the run cannot be trusted."""
-        self._pause(f"corrupt: {error}")
+    def quarantine(self, error: CorruptJournal | PayloadKeyMissing) -> None:
+        """What is stored of the run cannot be trusted, or (another worker may know more) not be read."""
+        if isinstance(error, PayloadKeyMissing):
+            self._pause_for_other_code(error)
+        else:
+            self._pause(f"corrupt: {error}", is_public=True)
 
     def deliver(self, event: Input) -> None:
         """An input has arrived."""
@@ -291,9 +299,9 @@ class Driver:
             if message.seq > self._intake.received and not self._is_over:
                 self._intake.received = message.seq
                 try:
-                    event = decode_event(message.event)
-                except msgspec.MsgspecError as error:
-                    self._unreadable = f"corrupt: message {message.seq} of its inbox cannot be read: {error}"
+                    event = self._keeper.decode_message(message.event)
+                except (msgspec.MsgspecError, CorruptJournal, PayloadKeyMissing) as error:
+                    self._unreadable = partial(self._refuse_message, message.seq, error)
                     self._go()
                     return
                 if isinstance(event, PauseRequested):
@@ -347,8 +355,8 @@ class Driver:
     def _go(self) -> None:
         if self._in_flight or self._is_over:
             return
-        if self._unreadable:
-            self._pause(self._unreadable)
+        if self._unreadable is not None:
+            self._unreadable()
             return
         requests, must_activate, is_holding = self._program.requests, self._execution.must_activate, self._execution.is_holding
         inputs = self._intake.take(self._is_wanted, requests, is_drained=not (must_activate or is_holding))
@@ -448,7 +456,7 @@ class Driver:
             self._act_on(activation, append, outcome)
         except Exception as error:
             # A fault of the engine, or code that only fails when it is awaited: the run stops visibly, the others go on.
-            logger.exception("run %s cannot go on", self.run_id)
+            logger.error("run %s cannot go on: %s", self.run_id, type(error).__name__, exc_info=self._loggable(error))  # noqa: TRY400
             self._pause(f"the engine failed while driving it: {type(error).__name__}: {error}")
 
     def _act_on(self, activation: Activation, append: Append, outcome: Outcome) -> None:
@@ -604,6 +612,14 @@ class Driver:
         self._steps.pop(event.key, None)
         self.deliver(event)
 
+    def described(self, error: BaseException) -> ErrorRecord:
+        """What is recorded of a step's failure."""
+        return self._keeper.redacted(describe_error(error))
+
+    def storable(self, data: bytes) -> bytes:
+        """The same bytes, if they can be stored."""
+        return self._keeper.check(data)
+
     def interrupted(self) -> None:
         """The program is ending around a step: the run goes on elsewhere."""
         self.hand_back()
@@ -730,7 +746,7 @@ class Driver:
                 born, told = self._to_family(asked)
                 children, posts = (*children, *born), (*posts, *told)
             if asked.program.requests.has_received:
-                replies += replies_of(asked.commands)
+                replies += replies_of(asked.commands, self._keeper.encode_message)
         return Append(
             entry=activation.entry,
             worker_key=self._host.worker_key,
@@ -752,7 +768,7 @@ class Driver:
 
     def _to_family(self, asked: Closed) -> tuple[tuple[NewRun, ...], tuple[Post, ...]]:
         program, commands = asked.program, asked.commands
-        born = children_of(program, commands, self.facts.run_key, self._host.tools.now())
+        born = children_of(program, commands, self.facts.run_key, self._host.tools.now(), self._host.payloads)
         for workflow, _ in born:
             self._host.learn(workflow)
         return tuple(child for _, child in born), cancels_of(program, commands, self.facts.run_key)
@@ -786,7 +802,7 @@ class Driver:
             epoch=self.epoch,
             # Replies are only ever written alone while nothing is in flight, so everything that was taken has landed.
             consumed=self._intake.taken if replies else self._landed_consumed,
-            attempts=rows,
+            attempts=self._keeper.seal_rows(rows),
             replies=replies,
             release=release,
             status=status,
@@ -812,23 +828,36 @@ class Driver:
     def _pause_for_other_code(self, error: Exception) -> None:
         """This code cannot drive the run: other code may."""
         if not isinstance(error, EverstepError):
-            logger.error("run %s cannot be driven", self.run_id, exc_info=error)
+            logger.error("run %s cannot be driven: %s", self.run_id, type(error).__name__, exc_info=self._loggable(error))
         reason = str(error) if isinstance(error, EverstepError) else f"{type(error).__name__}: {error}"
-        self._pause(reason, refused_by=self._program.workflow.fingerprint)
+        # Another worker may have the keys that this one lacks, with the same code.
+        refused_by = f"{self._program.workflow.fingerprint}{self._host.payloads.fingerprint}"
+        self._pause(reason, refused_by=refused_by, is_public=isinstance(error, PayloadKeyMissing))
 
-    def _pause(self, reason: str, *, refused_by: str = "", actor: str = "") -> None:
-        """Append the verdict after the newest entry that has landed."""
+    def _refuse_message(self, seq: int, error: Exception) -> None:
+        if isinstance(error, PayloadKeyMissing):
+            self._pause_for_other_code(error)
+        else:
+            self._pause(f"corrupt: message {seq} of its inbox cannot be read: {error}", is_public=True)
+
+    def _loggable(self, error: Exception) -> Exception | None:
+        """An error to be logged with its message and traceback; None where these are not to be seen."""
+        return None if self._keeper.is_discreet else error
+
+    def _pause(self, reason: str, *, refused_by: str = "", actor: str = "", is_public: bool = False) -> None:
+        """Append the verdict after the newest entry that has landed. ``is_public``: it says nothing of what users wrote."""
         verdict = RunPaused(reason, refused_by, actor)
+        said = reason if is_public or not self._keeper.is_discreet else f"its journal says why: everstep show {self.run_id}"
 
         def left(append: Append, outcome: Outcome) -> None:
             if isinstance(outcome, Landed):
                 level = logging.INFO if self._pause_asked else logging.ERROR
-                logger.log(level, "run %s is paused: %s", self.run_id, reason)
+                logger.log(level, "run %s is paused: %s", self.run_id, said)
                 self._leave(Ended(self.run_id, Status.PAUSED, append.step, append.entry.events), None)
             else:
                 self.abandon()
 
-        self._stop_with([verdict], Status.PAUSED, refused_by, left)
+        self._stop_with([verdict], Status.PAUSED, refused_by, left, is_public=is_public)
 
     def _start_over(self) -> None:
         """Drop this memory, and let the run be claimed and replayed anew, by anybody."""
@@ -841,7 +870,13 @@ class Driver:
         self._stop_with([], next_status(self.facts.status, Happened.HANDED_BACK), "", left)
 
     def _stop_with(
-        self, verdict: list[Event], status: Status, refused_by: str, done: Callable[[Append, Outcome], None]
+        self,
+        verdict: list[Event],
+        status: Status,
+        refused_by: str,
+        done: Callable[[Append, Outcome], None],
+        *,
+        is_public: bool = False,
     ) -> None:
         """Give the run back with an entry that no code has seen: outcomes of steps that no entry has yet, and a verdict."""
         facts, now = self.facts, self._host.tools.now()
@@ -849,7 +884,9 @@ class Driver:
         replies = () if self._applied else self._intake.due_replies()
         outcomes = [event for event in (*self._applied, *self._intake) if isinstance(event, STEP_OUTCOMES)]
         rows = tuple(step.record(to_resume=True) for step in self._steps.values())
-        entry = seal(facts.hash, facts.run_key, facts.version + 1, self.epoch, max(facts.at, now), False, [*outcomes, *verdict])
+        version = facts.version + 1
+        data = self._keeper.encode([*outcomes, *verdict], version, clear=verdict if is_public else ())
+        entry = seal_bytes(facts.hash, facts.run_key, version, self.epoch, max(facts.at, now), False, data)
         append = Append(
             entry=entry,
             worker_key=self._host.worker_key,
@@ -860,7 +897,7 @@ class Driver:
             release=True,
             wake_at=None if verdict else AT_ONCE,
             replies=replies,
-            attempts=rows,
+            attempts=self._keeper.seal_rows(rows),
             settled=tuple(event.key for event in outcomes),
             refused_by=refused_by,
         )

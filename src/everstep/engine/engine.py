@@ -27,6 +27,7 @@ from everstep.engine.driver import Driver
 from everstep.engine.facts import Ended
 from everstep.engine.worker import IDLE_SECONDS_MAX, Worker
 from everstep.errors import EngineClosed, PayloadTooLarge, UsageError
+from everstep.payloads import Payloads
 from everstep.records import RunRecord
 from everstep.stores.base import LEASE_SECONDS_DEFAULT, Exists, Fenced, Refused, Store
 
@@ -47,6 +48,7 @@ class Engine(Client):
             at once.)
         grace: Seconds that running steps get to finish when the engine closes; no new ones are begun meanwhile.
         only: Drive the run of this id and its children, and nothing else that the store holds. Empty for all.
+        payloads: How payloads are stored; the same for every engine and client of a store. None for nothing special.
 
     Raises:
         InvalidStoreURL: The URL names no store.
@@ -63,8 +65,9 @@ class Engine(Client):
         lease: float = LEASE_SECONDS_DEFAULT,
         grace: float = GRACE_SECONDS_DEFAULT,
         only: str = "",
+        payloads: Payloads | None = None,
     ) -> None:
-        super().__init__(store)
+        super().__init__(store, payloads=payloads)
         if concurrency < 1 or threads < 1 or not 0.1 <= lease < float("inf") or not 0 <= grace < float("inf"):
             raise UsageError("concurrency and threads are at least 1, lease at least 0.1 s, grace at least 0 s and finite.")
         self.registry = Registry(workflows)
@@ -112,6 +115,7 @@ class Engine(Client):
                 random=self._random,
                 idle_seconds_max=self._idle_seconds_max,
                 family=self._only,
+                payloads=self.payloads,
             )
             await worker.start()
             self._worker = worker
@@ -161,11 +165,11 @@ class Engine(Client):
                 return handle
             created = self._describe(call, id, tags, timeout, on_conflict)
             assert isinstance(call.definition, Workflow)
-            new = new_run(created, call.definition)
+            new = new_run(created, call.definition, self.payloads)
             driver = worker.begin(created, call.definition, new)
         match await worker.outcome_of_start(driver):
             case Exists(run=run):
-                check_joinable(run, created, on_conflict)
+                check_joinable(run, created, on_conflict, self.payloads)
                 worker.nudge()
             case Refused(reason=reason):
                 raise PayloadTooLarge(reason, size=0, limit=0)

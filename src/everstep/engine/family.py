@@ -15,16 +15,17 @@ from everstep.core.program import Program
 from everstep.definitions import Workflow
 from everstep.events import CancelRequested, ChildCancelled, ChildStarted, CommandEvent, RunCreated, StopRequested, encode_event
 from everstep.ids import child_run_id
+from everstep.payloads import PLAIN, Payloads
 from everstep.records import Message, Micros, RunKey
 from everstep.stores.base import NewRun, Post
 
 
 def children_of(
-    program: Program, commands: Sequence[CommandEvent], run_key: RunKey, now: Micros
+    program: Program, commands: Sequence[CommandEvent], run_key: RunKey, now: Micros, payloads: Payloads = PLAIN
 ) -> list[tuple[Workflow[..., Any], NewRun]]:
     """The runs that these commands start, each with its workflow."""
     return [
-        (program.children[command.key], _child(program, command, run_key, now))
+        (program.children[command.key], _child(program, command, run_key, now, payloads))
         for command in commands
         if isinstance(command, ChildStarted)
     ]
@@ -46,7 +47,7 @@ def _child_stopped_by(program: Program, command: CommandEvent) -> str:
             return ""
 
 
-def _child(program: Program, command: ChildStarted, run_key: RunKey, now: Micros) -> NewRun:
+def _child(program: Program, command: ChildStarted, run_key: RunKey, now: Micros, payloads: Payloads) -> NewRun:
     workflow = program.children[command.key]
     created = RunCreated(
         run_id=command.run_id,
@@ -62,7 +63,7 @@ def _child(program: Program, command: ChildStarted, run_key: RunKey, now: Micros
         is_pipeline=workflow.is_pipeline,
         relaxed=workflow.relaxed,
     )
-    return replace(new_run(created, workflow), parent_key=run_key, parent_command=command.key)
+    return replace(new_run(created, workflow, payloads), parent_key=run_key, parent_command=command.key)
 
 
 def _cancel(run_id: str, key: str, run_key: RunKey) -> Post:

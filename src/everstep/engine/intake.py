@@ -9,7 +9,7 @@ due with the next write.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from everstep.events import (
     CommandEvent,
@@ -19,10 +19,11 @@ from everstep.events import (
     RequestReceived,
     RequestRefused,
     RequestSettled,
-    encode_event,
 )
 from everstep.ids import request_dedupe
 from everstep.stores.base import Reply
+
+Encode: TypeAlias = Callable[[RequestSettled], bytes]
 
 
 class Judge(Protocol):
@@ -38,12 +39,17 @@ class Judge(Protocol):
 class Intake:
     """See the module. Iterating gives the inputs that wait.
 
+    Args:
+        consumed: The inbox is applied up to here.
+        encode: Makes the body of a message, as it is stored.
+
     Attributes:
         received: Number of the last message of the inbox that is known.
         taken: Number of the last one that was taken: it is an input, or has its reply.
     """
 
-    def __init__(self, consumed: int) -> None:
+    def __init__(self, consumed: int, encode: Encode) -> None:
+        self._encode = encode
         self.received = self.taken = consumed
         self._waiting: list[tuple[Input, int]] = []
         self._replies: list[Reply] = []
@@ -74,7 +80,7 @@ class Intake:
                     break
                 verdict = judge.judge(event)
                 if not isinstance(verdict, RequestReceived):
-                    self._replies.append(reply_of(verdict))
+                    self._replies.append(reply_of(verdict, self._encode))
                     count, self.taken = count + 1, max(self.taken, seq)
                     if judge.was_disturbed:
                         break
@@ -92,12 +98,12 @@ class Intake:
         return due
 
 
-def replies_of(commands: Sequence[CommandEvent]) -> tuple[Reply, ...]:
+def replies_of(commands: Sequence[CommandEvent], encode: Encode) -> tuple[Reply, ...]:
     """What an entry answers."""
     settled = (RequestAnswered, RequestRefused, RequestFailed)
-    return tuple(reply_of(command) for command in commands if isinstance(command, settled))
+    return tuple(reply_of(command, encode) for command in commands if isinstance(command, settled))
 
 
-def reply_of(event: RequestSettled) -> Reply:
+def reply_of(event: RequestSettled, encode: Encode) -> Reply:
     """How the asker is told."""
-    return Reply(request_dedupe(event.name, event.id), encode_event(event))
+    return Reply(request_dedupe(event.name, event.id), encode(event))

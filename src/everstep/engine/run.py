@@ -15,6 +15,7 @@ from everstep.definitions import Call, Workflow, require_call, workflows_near
 from everstep.engine.engine import Engine
 from everstep.errors import IllegalState, UsageError
 from everstep.ids import new_run_id
+from everstep.payloads import Payloads
 from everstep.records import Status
 from everstep.stores.base import Store
 
@@ -31,6 +32,7 @@ def run(
     store: str | Store | None = None,
     timeout: float | None = None,
     on_failed: OnFailed = "retry",
+    payloads: Payloads | None = None,
 ) -> R:
     """Run a workflow to its end and return its result. Kill it at any point, run it again: it goes on where it stopped.
 
@@ -45,6 +47,7 @@ def run(
         store: URL or store; default ``EVERSTEP_URL``, else ``.everstep/state.db`` beside the script.
         timeout: Seconds to wait for the result; the run is not stopped by it.
         on_failed: What to do with a run that had failed (or was given up) before: ``retry`` it, or ``raise`` that failure.
+        payloads: How payloads are stored; None for nothing special.
 
     Raises:
         RunFailed, RunCancelled, RunDead, RunPaused, RunTimeout: As for ``Handle.result``.
@@ -60,7 +63,7 @@ def run(
         run_id = new_run_id() if id is None else id
         if on_failed not in get_args(OnFailed):
             raise UsageError(f"on_failed={on_failed!r} is not known. Nothing was started. Give 'retry' or 'raise'.")
-        return asyncio.run(_run(call, run_id, store or default_url(), timeout, on_failed))
+        return asyncio.run(_run(call, run_id, store or default_url(), timeout, on_failed, payloads))
     except KeyboardInterrupt as interrupt:
         if id is not None:
             interrupt.add_note(f"run {id} is kept as far as it got: run the program again, and it goes on from there.")
@@ -69,10 +72,12 @@ def run(
         call.close()  # If it came to nothing, its author must not be told to await it.
 
 
-async def _run(call: Call[R], run_id: str, store: str | Store, timeout: float | None, on_failed: OnFailed) -> R:
+async def _run(
+    call: Call[R], run_id: str, store: str | Store, timeout: float | None, on_failed: OnFailed, payloads: Payloads | None
+) -> R:
     definition = call.definition
     known: list[Workflow[..., Any]] = workflows_near(definition) if isinstance(definition, Workflow) else []
-    async with Engine(store, known, only=run_id) as engine:
+    async with Engine(store, known, only=run_id, payloads=payloads) as engine:
         handle = await engine.start(call, id=run_id)
         if on_failed == "retry" and await handle.status() in (Status.FAILED, Status.DEAD):
             with suppress(IllegalState):  # What cannot be retried raises as it ended.

@@ -26,7 +26,6 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from everstep.ambient import StepScope, step_scope
-from everstep.codec import describe_error
 from everstep.core.attempts import Plan
 from everstep.core.waits import Operation
 from everstep.definitions import Step
@@ -170,6 +169,14 @@ class StepHost(Protocol):
         """The step has its outcome."""
         ...
 
+    def described(self, error: BaseException) -> ErrorRecord:
+        """What is recorded of a failure."""
+        ...
+
+    def storable(self, data: bytes) -> bytes:
+        """The same bytes, if they can be stored; raises Unencodable if not."""
+        ...
+
     def interrupted(self) -> None:
         """The program is ending around the step."""
         ...
@@ -252,7 +259,7 @@ class StepRun:
         self._maybe = operation.event.maybe
         self._stopping = operation.stopping
         self._plan = plan
-        self._details = plan.details
+        self._details: bytes | None = plan.details
         self._execution_count = 0
         self._first_attempt = plan.attempt
         self._task: asyncio.Task[None] | None = None
@@ -396,7 +403,7 @@ class StepRun:
             return
         self._beat_at = self._tools.loop.time()
         if details is not None:
-            self._details = details
+            self._details = self._host.storable(details)
             self.is_dirty = True
 
     # --- one attempt ----------------------------------------------------------------------------------------------------------
@@ -472,7 +479,7 @@ class StepRun:
 
     def _returned(self, value: Any) -> None:
         try:
-            result = self._definition.result.encode(value)
+            result = self._host.storable(self._definition.result.encode(value))
         except (Unencodable, PayloadTooLarge) as error:
             # The effect has happened; trying again would only repeat it. What cannot be stored is the step's outcome.
             self._fail_for_good(error, maybe=True)
@@ -491,7 +498,7 @@ class StepRun:
             failures=failures,
             due_at=due_at,
             details=self._details,
-            error=msgspec.json.encode(_in_short(describe_error(error))),
+            error=msgspec.json.encode(_in_short(self._host.described(error))),
         )
         self.waits_until = due_at
         self._alarm = Alarm(self._tools.now, due_at, self._launch)
@@ -500,7 +507,7 @@ class StepRun:
     def _fail_for_good(self, error: BaseException, *, maybe: bool = False) -> None:
         timed_out = isinstance(error, StepTimeout)
         maybe = maybe or timed_out or self._plan.may_have_begun
-        self._host.finished(StepFailed(self.key, describe_error(error), self._plan.attempt, timed_out, maybe))
+        self._host.finished(StepFailed(self.key, self._host.described(error), self._plan.attempt, timed_out, maybe))
 
     # --- limits ---------------------------------------------------------------------------------------------------------------
 

@@ -260,7 +260,7 @@ class TransactionRun(StepRun):
 
     def _entry_of(self, value: Any) -> tuple[Append, StepCompleted] | None:
         try:
-            result = self._definition.result.encode(value)
+            result = self._host.storable(self._definition.result.encode(value))
         except (Unencodable, PayloadTooLarge) as error:
             self._error = error
             return None

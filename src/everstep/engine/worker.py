@@ -31,9 +31,10 @@ from everstep.engine.parking import AT_ONCE
 from everstep.engine.steps import ThreadPool, Tools
 from everstep.engine.transact import Transactor
 from everstep.engine.turns import Turn
-from everstep.errors import CorruptJournal, StoreUnavailable
+from everstep.errors import CorruptJournal, PayloadKeyMissing, StoreUnavailable
 from everstep.events import RunClaimed, RunCreated
 from everstep.forks import shared_history
+from everstep.payloads import PLAIN, Payloads
 from everstep.records import Micros, RunKey, RunRecord, Status, WorkerKey
 from everstep.stores.base import (
     RUN_KEYS_PER_WORKER,
@@ -71,6 +72,7 @@ class Worker:
         tools: What steps need.
         committer: What writes.
         turn: To be waited for before a run is begun.
+        payloads: How payloads are stored.
     """
 
     def __init__(
@@ -84,9 +86,11 @@ class Worker:
         random: Random,
         idle_seconds_max: float = IDLE_SECONDS_MAX,
         family: str = "",
+        payloads: Payloads = PLAIN,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.store = store
+        self.payloads = payloads
         self.active: dict[RunKey, Driver] = {}
         self.committer = Committer(store, random)
         self.tools = Tools(
@@ -212,7 +216,7 @@ class Worker:
         """
         self._run_count += 1
         run_key = self.worker_key * RUN_KEYS_PER_WORKER + self._run_count
-        execution = Execution(workflow, run_key, created.run_id)
+        execution = Execution(workflow, run_key, created.run_id, self.payloads)
         execution.epoch = 1
         driver = Driver(
             self,
@@ -381,7 +385,7 @@ class Worker:
         claims = await self.store.claim(
             ClaimRequest(
                 worker_key=worker_key,
-                workflows=self._registry.fingerprints(),
+                workflows=self._fingerprints(),
                 run_max=room,
                 alone=not self.active,
                 family=self._family,
@@ -407,14 +411,19 @@ class Worker:
             self._drive(claimed, shared)
         return len(claims.runs) >= room
 
-    async def _shared_by(self, claimed: Claimed) -> Ledger | CorruptJournal | None:
+    async def _shared_by(self, claimed: Claimed) -> Ledger | CorruptJournal | PayloadKeyMissing | None:
         """What the run that this one forks had finished."""
         try:
-            return await shared_history(self.store, claimed.run)
-        except CorruptJournal as error:
+            return await shared_history(self.store, claimed.run, self.payloads.keeper)
+        except (CorruptJournal, PayloadKeyMissing) as error:
             return error
 
-    def _drive(self, claimed: Claimed, shared: Ledger | CorruptJournal | None) -> None:
+    def _fingerprints(self) -> dict[str, str]:
+        """What tells this worker from others that may refuse a run or be refused: its code, and its keys."""
+        keys = self.payloads.fingerprint
+        return {name: f"{code}{keys}" for name, code in self._registry.fingerprints().items()}
+
+    def _drive(self, claimed: Claimed, shared: Ledger | CorruptJournal | PayloadKeyMissing | None) -> None:
         stale = self.active.get(claimed.run.run_key)
         if stale is not None:
             stale.abandon()
@@ -422,7 +431,7 @@ class Worker:
         if driver is not None:
             self._suspect = driver if claimed.alone else self._suspect
             self._adopt(driver)
-            if isinstance(shared, CorruptJournal):
+            if isinstance(shared, CorruptJournal | PayloadKeyMissing):
                 driver.quarantine(shared)
             else:
                 driver.resume(claimed, shared)
@@ -431,7 +440,7 @@ class Worker:
         run = claimed.run
         workflow = self._registry.get(run.workflow)
         assert workflow is not None, "only runs of known workflows are claimed"
-        execution = Execution(workflow, run.run_key, run.run_id)
+        execution = Execution(workflow, run.run_key, run.run_id, self.payloads)
         execution.epoch = run.epoch
         return Driver(self, execution, Facts.of(run))
 

@@ -29,6 +29,7 @@ from everstep.definitions import Call, Workflow
 from everstep.engine.engine import Engine
 from everstep.errors import UsageError
 from everstep.events import RunCreated
+from everstep.payloads import Payloads
 from everstep.stores.base import Store
 from everstep.stores.memory import MemoryStore
 from everstep.testing.connection import Connection
@@ -48,8 +49,8 @@ WRITES = frozenset({"commit", "create", "post", "transact"})
 class EnvEngine(Engine):
     """An engine that does the same in every execution of a test, and that can die."""
 
-    def __init__(self, store: Store, workflows: Iterable[Workflow[..., Any]] = ()) -> None:
-        super().__init__(store, workflows, lease=LEASE_SECONDS)
+    def __init__(self, store: Store, workflows: Iterable[Workflow[..., Any]] = (), *, payloads: Payloads | None = None) -> None:
+        super().__init__(store, workflows, lease=LEASE_SECONDS, payloads=payloads)
         self._random = random.Random(0)
         self._idle_seconds_max = self._poll_seconds_max = LOOK_SECONDS
 
@@ -94,13 +95,17 @@ class Env:
         strict: Refuse clocks, randomness, files, sockets, processes and threads in workflow code, with the line where it asks
             for them and what to use instead. Steps may do what they like. The run fails there, and ``run``, ``skip`` and the
             end of ``async with`` raise AssertionError.
+        payloads: How payloads are stored, as for ``Engine``.
 
     Raises:
         UsageError: Opened on an event loop that is not asyncio's own.
     """
 
-    def __init__(self, workflows: Iterable[Workflow[..., Any]] = (), *, strict: bool = True) -> None:
+    def __init__(
+        self, workflows: Iterable[Workflow[..., Any]] = (), *, strict: bool = True, payloads: Payloads | None = None
+    ) -> None:
         self._workflows = tuple(workflows)
+        self._payloads = payloads
         self._watch = Watch() if strict else None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._time: VirtualTime | None = None
@@ -128,7 +133,7 @@ class Env:
             self._time.install()
         clock = self._time.clock
         store = MemoryStore(now=clock.now, monotonic=clock.monotonic)
-        self._engine = EnvEngine(_Watched(store, self._time.mark), self._workflows)
+        self._engine = EnvEngine(_Watched(store, self._time.mark), self._workflows, payloads=self._payloads)
         await store.open()
         await self._engine.open()
         if self._watch is not None:

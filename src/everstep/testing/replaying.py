@@ -13,15 +13,23 @@ from everstep.definitions import Workflow
 from everstep.errors import UsageError
 from everstep.events import Ending
 from everstep.journal import Entry
+from everstep.payloads import PLAIN, Payloads
 
 
-def replay(journal: Iterable[Entry], workflow: Workflow[..., Any], *, shared: Iterable[Iterable[Entry]] = ()) -> Ending | None:
+def replay(
+    journal: Iterable[Entry],
+    workflow: Workflow[..., Any],
+    *,
+    shared: Iterable[Iterable[Entry]] = (),
+    payloads: Payloads = PLAIN,
+) -> Ending | None:
     """Replay a recorded journal against code. No step is executed and nothing is written. Safe to repeat.
 
     Args:
         journal: All entries of a run from its first: what ``await handle.journal()`` and ``load_journal`` give.
         workflow: The code as it is now.
         shared: For a fork: the journals of the runs whose history it shares.
+        payloads: How payloads are stored, in all of them.
 
     Returns:
         How the run ended; None if the journal does not go that far.
@@ -29,6 +37,7 @@ def replay(journal: Iterable[Entry], workflow: Workflow[..., Any], *, shared: It
     Raises:
         NondeterminismError: The code asks for something else; the message shows both sides.
         CorruptJournal: The journal was altered.
+        PayloadKeyMissing: It is encrypted with a key that was not given.
         UsageError: The journal is empty, of another workflow, or of a fork whose history was not given.
     """
     entries = list(journal)
@@ -40,4 +49,5 @@ def replay(journal: Iterable[Entry], workflow: Workflow[..., Any], *, shared: It
             f"replay: the journal of run {created.run_id} is of workflow {created.workflow}, not {workflow.name}. Nothing was "
             f"replayed. Give the workflow that it was recorded by, under the name {created.workflow}."
         )
-    return replay_journal(entries, workflow, ledger_of(entries, [list(other) for other in shared]), thoroughly=True)
+    ledger = ledger_of(entries, [list(other) for other in shared], payloads)
+    return replay_journal(entries, workflow, ledger, thoroughly=True, payloads=payloads)
