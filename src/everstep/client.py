@@ -78,7 +78,7 @@ from everstep.journal import Entry, verify_chain
 from everstep.payloads import PLAIN, Payloads
 from everstep.records import ErrorRecord, Message, Micros, RunKey, RunRecord, Status, WorkerRecord
 from everstep.secret import masked
-from everstep.stores.base import Created, NewRun, RunFilter, Store
+from everstep.stores.base import Created, NewRun, RunFilter, Store, joining
 from everstep.stores.urls import open_store
 from everstep.talk import Signal
 
@@ -249,13 +249,14 @@ class Handle(Generic[R_co]):
             for entry, each in read
         ]
 
-    async def send(self, signal: Signal[T], value: T, *, key: str = "") -> None:
+    async def send(self, signal: Signal[T], value: T, *, key: str = "", tx: Any = None) -> None:
         """Send a signal. Once this returns it is consumed exactly once, or waits in the inbox for as long as the run lives.
 
         Args:
             signal: Which.
             value: Of the signal's type.
             key: A second one with the same key is ignored: with it, sending is safe to repeat.
+            tx: A connection to the store's own database in a transaction of yours: it is sent iff that commits. See ``start``.
 
         Raises:
             Unencodable: The value cannot be stored.
@@ -265,7 +266,7 @@ class Handle(Generic[R_co]):
         """
         event = SignalReceived(signal.name, Raw(signal.codec.encode(value)), key)
         dedupe = f"signal:{signal.name}:{key}" if key else ""
-        run = await self._client.post(self.run_id, event, dedupe)
+        run = await self._client.post(self.run_id, event, dedupe, tx=tx)
         if run.status.is_at_rest:
             raise RunEnded(
                 f"run {self.run_id} is {run.status}, so signal {signal.name} was not sent. Nothing was changed.",
@@ -468,6 +469,7 @@ class Client:
         timeout: float | None = None,
         delay: float = 0.0,
         on_conflict: OnConflict = "join",
+        tx: Any = None,
     ) -> Handle[R]:
         """Start a run, or join the one that has this id. Once this returns, the run will happen. Safe to repeat with an id.
 
@@ -478,6 +480,9 @@ class Client:
             timeout: Seconds that it may take in all.
             delay: Seconds before it starts.
             on_conflict: What to do if the id is taken by the same start: ``join`` it, or ``raise``.
+            tx: A connection to the store's own database, in a transaction of yours: the run exists iff that commits, and nobody
+                hears of it before. For a store in SQLite: one of apsw; or of sqlite3 or SQLAlchemy, in a program that has not
+                opened the store otherwise (two copies of SQLite in one process do not see each other's locks).
 
         Raises:
             RunConflict: The id is taken by another workflow or other arguments (or, with ``raise``, at all).
@@ -487,12 +492,13 @@ class Client:
         """
         require_call(call, "start")
         with closing_if_refused(call):
-            await self.open()
+            if tx is None:
+                await self.open()
             created = self._describe(call, id, tags, timeout, on_conflict)
             workflow = _workflow_of(call)
             wake_at = self._due(delay)
             new = new_run(created, workflow, self.payloads, wake_at=wake_at)
-        await self._create(new, created, on_conflict)
+        await self._create(new, created, on_conflict, tx)
         return Handle(self, created.run_id, workflow)
 
     @overload
@@ -508,12 +514,15 @@ class Client:
         await self.open()
         run = await self.store.get(run_id)
         if run is None:
-            raise RunNotFound(
-                f"there is no run {ascii(run_id)[1:-1][:200]} in {self.store.url}. Nothing was changed. "
-                "List what there is: everstep runs",
-                run_id=run_id,
-            )
+            raise self._not_found(run_id)
         return run
+
+    def _not_found(self, run_id: str) -> RunNotFound:
+        return RunNotFound(
+            f"there is no run {ascii(run_id)[1:-1][:200]} in {self.store.url}. Nothing was changed. "
+            "List what there is: everstep runs",
+            run_id=run_id,
+        )
 
     async def dead(self, *, limit: int = 50, before: RunKey | None = None) -> list[DeadLetter]:
         """The runs that the engine gave up on, newest first. Act on one with ``handle(…).retry()`` or ``.discard()``.
@@ -567,11 +576,19 @@ class Client:
         """
         return await shared_history(self.store, run, partial(self.payloads.viewer, lenient=lenient))
 
-    async def post(self, run_id: str, event: CancelRequested | SignalReceived | RequestReceived, dedupe: str = "") -> RunRecord:
+    async def post(
+        self, run_id: str, event: CancelRequested | SignalReceived | RequestReceived, dedupe: str = "", *, tx: Any = None
+    ) -> RunRecord:
         """Put an input into a run's inbox. If the run that is returned is at rest, it was not accepted."""
+        message = Message(event=self.payloads.keeper(run_id).encode_message(event), dedupe=dedupe)
+        if tx is not None:
+            refuse_in_transaction()
+            run = await joining(self.store, tx).post_in(tx, run_id, message)
+            if run is None:
+                raise self._not_found(run_id)
+            return run
         await self.open()
-        data = self.payloads.keeper(run_id).encode_message(event)
-        run = await self.store.post(run_id, Message(event=data, dedupe=dedupe))
+        run = await self.store.post(run_id, message)
         if run is None:
             return await self.get(run_id)  # Raises with the right words.
         self.posted(run)
@@ -675,9 +692,13 @@ class Client:
         checked = new_run_id() if run_id is None else check_run_id(run_id)
         return describe_start(call, checked, os.urandom(16), self.store.now(), tags or {}, timeout)
 
-    async def _create(self, new: NewRun, created: RunCreated, on_conflict: OnConflict) -> None:
+    async def _create(self, new: NewRun, created: RunCreated, on_conflict: OnConflict, tx: Any = None) -> None:
         """Queue a run, or see whether the one that has its id may be joined."""
-        [answer] = await self.store.create([new])
+        if tx is None:
+            [answer] = await self.store.create([new])
+        else:
+            refuse_in_transaction()
+            [answer] = await joining(self.store, tx).create_in(tx, [new])
         if not isinstance(answer, Created):
             check_joinable(answer.run, created, on_conflict, self.payloads)
 

@@ -105,7 +105,7 @@ class Database:
         self._url = source if isinstance(source, str) else ""
         self._engine: Any = None if isinstance(source, str) else source
         self._scheme = urlsplit(self._url).scheme if self._url else "sqlalchemy"
-        self._chosen = driver
+        self._chosen: Driver | None = driver
         self._has_table = False
         self._making = Lock()
         if self._url and self._scheme not in ("sqlite", "postgresql", "postgres"):

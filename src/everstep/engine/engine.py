@@ -151,9 +151,15 @@ class Engine(Client):
         timeout: float | None = None,
         delay: float = 0.0,
         on_conflict: OnConflict = "join",
+        tx: Any = None,
     ) -> Handle[R]:
-        """Start a run, or join the one that has this id: see ``Client.start``. It begins here at once if there is room."""
+        """Start a run, or join the one that has this id: see ``Client.start``. It begins here at once if there is room.
+
+        With ``tx`` it begins once that is committed.
+        """
         require_call(call, "engine.start")
+        if tx is not None:
+            return await super().start(call, id=id, tags=tags, timeout=timeout, delay=delay, on_conflict=on_conflict, tx=tx)
         with closing_if_refused(call):
             worker = await self._opened_worker()
             await worker.turn.wait()

@@ -44,6 +44,7 @@ from typing import Any, Literal, Protocol, TypeAlias, cast
 
 from msgspec import Struct
 
+from everstep.errors import UsageError
 from everstep.events import Event, RunDied
 from everstep.journal import GENESIS, Entry
 from everstep.records import (
@@ -476,6 +477,37 @@ class TransactingStore(Store, Protocol):
             Exception: What the body raised, or what the database says of its SQL only at the commit. Nothing remains of it.
         """
         ...
+
+
+class JoiningStore(Store, Protocol):
+    """A store that can write in a transaction of the caller's, on a connection of his to the same database. An option."""
+
+    async def create_in(self, connection: Any, runs: Sequence[NewRun]) -> list[Created | Exists]:
+        """``create`` on that connection. The runs exist iff its transaction is committed. Nobody is told before.
+
+        Raises:
+            UsageError: It is no connection of a kind that is known here, or not to this store, or has no transaction.
+            StoreUnavailable: The database refused. The caller should roll back, and may repeat.
+        """
+        ...
+
+    async def post_in(self, connection: Any, run_id: str, message: Message) -> RunRecord | None:
+        """``post`` on that connection; raises as ``create_in`` does."""
+        ...
+
+
+def joining(store: Store, connection: Any) -> JoiningStore:
+    """The store as one that writes in transactions of callers.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if getattr(store, "create_in", None) is None:
+        raise UsageError(
+            f"tx={type(connection).__name__}: the store {store.url} does not write in transactions of its callers. Nothing was "
+            "written. That needs a store in a database of yours, such as sqlite:///orders.db."
+        )
+    return cast(JoiningStore, store)
 
 
 def transacting(store: Store) -> TransactingStore | None:

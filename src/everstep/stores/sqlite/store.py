@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import apsw
 from msgspec.structs import replace
@@ -37,7 +37,7 @@ from everstep.stores.base import (
     Write,
 )
 from everstep.stores.changes import Changes
-from everstep.stores.sqlite import claim, connection, faults, read, workers, write
+from everstep.stores.sqlite import callers, claim, connection, faults, read, workers, write
 from everstep.stores.sqlite.ask import Ask, asking
 from everstep.stores.sqlite.clock import StoreClock, wall_clock
 from everstep.stores.sqlite.oslock import WorkerLocks
@@ -100,7 +100,9 @@ class SQLiteStore:
     async def open(self) -> None:
         """See Store."""
         if self._open is None:
+            callers.refuse_beside_sqlite3(self.path)
             self._open = await self._patiently(lambda: _Open(self.path, self.now, self._patience_seconds))
+            callers.note_open(self.path)
 
     async def close(self) -> None:
         """See Store."""
@@ -112,6 +114,7 @@ class SQLiteStore:
                 await self.retire(worker_key)
         finally:
             self._open = None
+            callers.note_closed(self.path)
             state.locks.close()
             state.reading.close()
             await state.users.close()
@@ -189,6 +192,19 @@ class SQLiteStore:
     async def transact(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
         """See TransactingStore. The body gets an ``everstep.SQLiteTx``; its tables stand in the same file."""
         return await self._state().users.run(slot, body)
+
+    async def create_in(self, connection: Any, runs: Sequence[NewRun]) -> list[Created | Exists]:
+        """See JoiningStore. Takes connections of apsw, sqlite3 and SQLAlchemy; needs not be open."""
+        for new in runs:
+            rules.check_text(new.created, f"run {new.run_id}")
+        with callers.joined(connection, self.path, self.now) as tx:
+            return write.create(tx, runs)
+
+    async def post_in(self, connection: Any, run_id: str, message: Message) -> RunRecord | None:
+        """See JoiningStore."""
+        rules.check_text(message.event, f"the message to run {run_id}")
+        with callers.joined(connection, self.path, self.now) as tx:
+            return write.post(tx, run_id, message) if rules.is_text(run_id) else None
 
     async def post(self, run_id: str, message: Message) -> RunRecord | None:
         """See Store."""
