@@ -8,6 +8,7 @@ more per step than a short one. Everything else (retry, fork, pause, history) is
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
@@ -30,10 +31,10 @@ class Pipeline(Workflow[[T], T]):
 
     is_pipeline = True
 
-    def __init__(self, name: str, kind: type[T], steps: Sequence[Step[[T], T]], **options: Any) -> None:
+    def __init__(self, name: str, kind: type[T], steps: Sequence[Step[[T], T]], module: str, **options: Any) -> None:
         self.kind = kind
         self.steps = tuple(steps)
-        super().__init__(self._code(), name=name, **options)
+        super().__init__(self._code(module), name=name, **options)
 
     def __repr__(self) -> str:
         return f"<pipeline {self.name}: {' → '.join(step.name for step in self.steps)}>"
@@ -44,7 +45,7 @@ class Pipeline(Workflow[[T], T]):
         codes = [f"{step.name} {step.fingerprint}" for step in self.steps]
         return sha256("\x00".join(codes).encode()).hexdigest()[:12]
 
-    def _code(self) -> Any:
+    def _code(self, module: str) -> Any:
         async def pipeline(payload: T, cursor: int = 0) -> T:
             payload = await self.steps[cursor](payload)
             if cursor + 1 < len(self.steps):
@@ -52,6 +53,7 @@ class Pipeline(Workflow[[T], T]):
                 continue_as_new(again(payload, cursor + 1))
             return payload
 
+        pipeline.__module__ = module  # Where the user's line is: messages name it, and processes find it there.
         pipeline.__annotations__ = {"payload": self.kind, "cursor": int, "return": self.kind}
         return pipeline
 
@@ -87,7 +89,8 @@ def pipeline(
     for step in steps:
         _check(name, kind, step)
     options = {"version": version, "timeout": timeout, "max_recoveries": max_recoveries, "durability": durability, "tags": tags}
-    return Pipeline(name, kind, steps, **options)
+    module = str(sys._getframe(1).f_globals.get("__name__", "__main__"))  # pyright: ignore[reportPrivateUsage]
+    return Pipeline(name, kind, steps, module, **options)
 
 
 def _check(name: str, kind: object, step: object) -> None:

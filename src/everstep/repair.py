@@ -334,13 +334,15 @@ def _made_in(run: RunRecord, entries: Sequence[Entry], name: str, reader: Reader
     for entry, events in zip(entries, read_events(entries, run.run_id, reader=reader), strict=True):
         for event in events:
             match event:
-                case StepScheduled(key=key, step=asked) | ResultReused(key=key, name=asked):
+                case StepScheduled(key=key, step=asked):
                     names[key] = asked
                     found = (key, entry.version) if name in (key, asked) else found
-                case StepCompleted(key=key) | StepOverridden(key=key) if name in (key, names.get(key)):
-                    # Code that has begun anew in that entry has left the result behind: it has to be edited before.
-                    is_left = any(isinstance(each, RunContinued) for each in events)
-                    found = key, entry.version - 1 if is_left else entry.version
+                case StepCompleted(key=key) | StepOverridden(key=key) | ResultReused(key=key):
+                    names[key] = event.name if isinstance(event, ResultReused) else names.get(key, "")
+                    if name in (key, names[key]):
+                        # Code that has begun anew in that entry has left the result behind: it has to be edited before.
+                        is_left = any(isinstance(each, RunContinued) for each in events)
+                        found = key, entry.version - 1 if is_left else entry.version
                 case StatePublished(key=key, name=published) if name in (key, published):
                     found = key, entry.version
                 case _:

@@ -92,6 +92,25 @@ async def test_a_pipeline_is_forked_with_another_payload(world: World) -> None:
     assert {"payload": ["B", "loaded"]} == (await fork.snapshot()).payload
 
 
+async def test_a_pipeline_that_was_repaired_is_forked_with_another_payload_and_taken_over(world: World) -> None:
+    """The payload that it goes on with is nowhere in its own journal but where it begins anew."""
+    engine = await world.engine(etl)
+    handle = await engine.start(etl(["poison"]), id="p")
+    with pytest.raises(es.RunFailed):
+        await handle.result()
+    await handle.complete_step("transform", ["cured"])
+    await handle.result()
+
+    fork = await handle.fork(edit={"transform": ["better" * 200]}, id="again")
+    await until(lambda: 2 == calls["load"])
+    kill(engine)
+    other = await world.engine(etl)
+
+    assert ["better" * 200, "loaded"] == await other.handle("again", etl).result()
+    assert {"payload": ["better" * 200, "loaded"]} == (await other.handle("again").snapshot()).payload
+    assert "again" == fork.run_id
+
+
 def test_a_pipeline_runs_on_a_file_and_is_typed(tmp_path: Path) -> None:
     rows: list[str] = es.run(etl(["a"]), id="p", store=f"sqlite:///{tmp_path}/p.db")
 

@@ -36,6 +36,7 @@ class Payload:
     def __init__(self) -> None:
         self._chain: Chain | None = None
         self._last: Raw = NO_PAYLOAD
+        self._has_result = False
 
     def shortened(self, events: Sequence[Event]) -> tuple[list[Event], bool]:
         """What is recorded of these; and whether they can be read without any entry before theirs."""
@@ -45,10 +46,11 @@ class Payload:
             match event:
                 case StepCompleted() if self._chain is not None:
                     data, is_delta = self._chain.write(bytes(event.result))
-                    is_whole = not is_delta
+                    is_whole, self._has_result = not is_delta, True
                     recorded.append(replace(event, result=Raw(data), is_delta=is_delta))
-                case RunContinued() if self._chain is not None:
+                case RunContinued() if self._chain is not None and self._has_result:
                     is_whole = is_whole and any(isinstance(each, StepCompleted) for each in recorded)
+                    self._has_result = False
                     recorded.append(replace(event, args=NO_PAYLOAD, of_result=True))
                 case StepScheduled() if self._chain is not None:
                     recorded.append(replace(event, args=NO_PAYLOAD, of_payload=True))
@@ -68,6 +70,7 @@ class Payload:
     def _lengthen(self, event: Event) -> Event:
         match event:
             case StepCompleted(result=result, is_delta=is_delta):
+                self._has_result = True
                 if self._chain is None:
                     if is_delta:
                         raise BadDelta("a result was recorded as what it changed of a payload, and there is none")
@@ -78,6 +81,7 @@ class Payload:
             case RunContinued(of_result=True, segment=segment):
                 if self._chain is None:
                     self.begin(bytes(self._last))
+                self._has_result = False
                 args = PipelineArgs(Raw(self._value()), segment)
                 return replace(event, args=Raw(msgspec.json.encode(args)), of_result=False)
             case StepScheduled(of_payload=True):
@@ -95,8 +99,12 @@ class Payload:
         match event:
             case RunCreated(is_pipeline=True, args=args):
                 self.begin(bytes(msgspec.json.decode(args, type=PipelineArgs).payload))
+            case RunContinued(args=args) if self._chain is not None:
+                # Of a fork, or after a retry: the result that it begins with is not in this journal, or not in this form.
+                self.begin(bytes(msgspec.json.decode(args, type=PipelineArgs).payload))
+                self._has_result = False
             case StepOverridden(result=result):
-                self._last = result
+                self._last, self._has_result = result, True
                 if self._chain is not None:
                     self._chain.read(bytes(result), is_delta=False)
             case _:

@@ -17,7 +17,7 @@ import os
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeVar, get_args
@@ -248,6 +248,7 @@ class _Experiment:
                 execution = on_a_loop_of_its_own(self._execute(subject, plan))
                 check_journals(execution)
                 outside = None if options.effects is None else options.effects(folder)
+                execution = replace(execution, outcome=execution.outcome.without(folder))
                 seen = _Seen(subject.workflow.name, execution, outside)
                 if expected is not None:
                     self._compare(expected, seen)
