@@ -62,6 +62,11 @@ class Server:
         self._initialize()
 
     @property
+    def socket(self) -> Path:
+        """Where it listens besides its port. Whoever can reach this needs no password."""
+        return self._folder / f".s.PGSQL.{self.port}"
+
+    @property
     def log(self) -> str:
         return (self._folder / "log").read_text(errors="replace")
 
@@ -113,8 +118,8 @@ class Server:
             for path in (self._folder, self._data):
                 os.chown(path, self._as_user["user"], self._as_user["group"])
         self._run(
-            *("initdb", "-D", str(self._data), "-U", USER, "--pwfile", str(secret), "--auth=scram-sha-256"),
-            *("--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"),
+            *("initdb", "-D", str(self._data), "-U", USER, "--pwfile", str(secret), "--auth-host=scram-sha-256"),
+            *("--auth-local=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"),
         )
         secret.unlink()
 

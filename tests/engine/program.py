@@ -5,6 +5,8 @@ The program that the tests of real processes start, kill and stop. Not a test it
     program.py DB run RUN_ID [FAILPOINT]           start or join a run, drive it, print its result
     program.py DB serve [FAILPOINT]                drive whatever there is until SIGTERM
 
+The store is the file DB, unless DB.json says otherwise: its ``url``, and the ``lease`` of workers in seconds.
+
 A failpoint is ``signal:where:n``: send oneself that signal the n-th time one comes by. Places: ``before-commit``,
 ``after-commit`` (of a batch with an entry in it), ``in-body`` (after the effect of a step, before its outcome is known).
 Effects are lines appended to ``DB.effects``: step, idempotency key, attempt, epoch, pid.
@@ -13,6 +15,7 @@ Effects are lines appended to ``DB.effects``: step, idempotency key, attempt, ep
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -25,8 +28,11 @@ from everstep.stores.base import Append, Outcome, Write
 from everstep.stores.urls import open_store
 from tests.engine.failpoints import Failpoint
 
-LEASE_SECONDS = 1.5
 DB = Path(sys.argv[1])
+SETTINGS = {"url": f"sqlite:///{DB}", "lease": 1.5}
+if (settings := DB.with_suffix(".json")).exists():
+    SETTINGS |= json.loads(settings.read_text())
+URL, LEASE_SECONDS = str(SETTINGS["url"]), float(SETTINGS["lease"])
 
 
 failpoint = Failpoint(sys.argv[-1]) if sys.argv[-1].count(":") == 2 else Failpoint()
@@ -96,8 +102,8 @@ WORKFLOWS = {"checkout": checkout, "announce": announce, "poison": poison}
 
 
 def open_failing_store() -> Any:
-    """The SQLite store, with the failpoint around its one write of progress."""
-    store: Any = open_store(f"sqlite:///{DB}")
+    """The store, with the failpoint around its one write of progress."""
+    store: Any = open_store(URL)
     commit = store.commit
 
     async def failing_commit(batch: Sequence[Write]) -> list[Outcome]:
@@ -117,7 +123,7 @@ async def main() -> None:
     verb, run_id = sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else ""
     workflow: Any = WORKFLOWS[run_id.partition("-")[0]] if verb != "serve" else None
     if verb == "start":
-        async with es.Client(f"sqlite:///{DB}") as client:
+        async with es.Client(URL) as client:
             await client.start(workflow(run_id), id=run_id)
         return
     async with es.Engine(open_failing_store(), WORKFLOWS.values(), lease=LEASE_SECONDS, grace=1) as engine:

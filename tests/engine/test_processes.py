@@ -9,6 +9,7 @@ key.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -34,8 +35,11 @@ class Scene:
 
     program = PROGRAM
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: object) -> None:
         self.db = folder / "state.db"
+        self.url = str(settings.get("url", f"sqlite:///{self.db}"))
+        if settings:
+            self.db.with_suffix(".json").write_text(json.dumps(settings))
         self.processes: list[subprocess.Popen[str]] = []
 
     def spawn(self, *arguments: str) -> subprocess.Popen[str]:
@@ -63,14 +67,14 @@ class Scene:
 
     def history(self, run_id: str) -> list[HistoryEntry]:
         async def read() -> list[HistoryEntry]:
-            async with es.Client(f"sqlite:///{self.db}") as client:
+            async with es.Client(self.url) as client:
                 return await client.handle(run_id).history()
 
         return asyncio.run(read())
 
     def status(self, run_id: str) -> es.Status:
         async def read() -> es.Status:
-            async with es.Client(f"sqlite:///{self.db}") as client:
+            async with es.Client(self.url) as client:
                 return await client.handle(run_id).status()
 
         return asyncio.run(read())
@@ -269,7 +273,7 @@ async def checkout(order_id: str) -> str:
 
 
 async def start_all(scene: Scene, run_ids: list[str]) -> None:
-    async with es.Client(f"sqlite:///{scene.db}") as client:
+    async with es.Client(scene.url) as client:
         for run_id in run_ids:
             await client.start(checkout(run_id), id=run_id)
 

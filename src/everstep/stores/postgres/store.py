@@ -153,6 +153,7 @@ class PostgresStore:
             await state.watch.sit(worker_key)
         state.workers.add(worker_key)
         self._changes.join(worker_key)
+        await self._tell()  # From now on the others have somebody's seat to look at.
         return worker_key
 
     async def heartbeat(self, worker_key: WorkerKey) -> bool:

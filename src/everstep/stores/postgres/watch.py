@@ -149,7 +149,10 @@ class Seats:
 async def is_direct(connection: Link, address: Address) -> bool:
     """Whether the server itself is at the other end, and not a pooler: that makes up the process number it shows."""
     try:
+        # In a transaction, or the pooler might ask one server to prepare the statement and another one to run it.
+        await connection.execute("BEGIN")
         ((pid,),) = await connection.fetch("SELECT pg_backend_pid()")
+        await connection.execute("ROLLBACK")
     except faults.OF_DRIVER as error:
         raise faults.translated(error, address) from error
     return bool(pid == connection.get_server_pid())
