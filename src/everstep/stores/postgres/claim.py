@@ -57,11 +57,17 @@ FROM unnest($1::text[], $2::text[]) AS asked(workflow, code) CROSS JOIN LATERAL 
 DUE_BUT_REFUSED: Final = """
 SELECT due.wake_at, due.run_key, due.deaths, due.max_recoveries
 FROM unnest($1::text[], $2::text[]) AS asked(workflow, code) CROSS JOIN LATERAL (
-    SELECT wake_at, run_key, deaths, max_recoveries FROM everstep.runs
-    WHERE workflow = asked.workflow AND refused_by > '' AND refused_by <> asked.code
-      AND asked.code <> ALL(string_to_array(refused_by, ' ')) AND worker_key IS NULL AND wake_at IS NOT NULL AND wake_at <= $3
-      AND ($4 = '' OR run_id = $4 OR starts_with(run_id, $4 || '/'))
-    ORDER BY wake_at, run_key LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED
+    SELECT * FROM (SELECT wake_at, run_key, deaths, max_recoveries FROM everstep.runs
+     WHERE workflow = asked.workflow AND refused_by > '' AND refused_by < asked.code
+       AND asked.code <> ALL(string_to_array(refused_by, ' ')) AND worker_key IS NULL AND wake_at IS NOT NULL AND wake_at <= $3
+       AND ($4 = '' OR run_id = $4 OR starts_with(run_id, $4 || '/'))
+     ORDER BY wake_at, run_key LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED) AS before
+    UNION ALL
+    SELECT * FROM (SELECT wake_at, run_key, deaths, max_recoveries FROM everstep.runs
+     WHERE workflow = asked.workflow AND refused_by > asked.code
+       AND asked.code <> ALL(string_to_array(refused_by, ' ')) AND worker_key IS NULL AND wake_at IS NOT NULL AND wake_at <= $3
+       AND ($4 = '' OR run_id = $4 OR starts_with(run_id, $4 || '/'))
+     ORDER BY wake_at, run_key LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED) AS after
 ) AS due
 """
 ORPHANS: Final = """
