@@ -45,7 +45,7 @@ class Pooler:
         self.port = self._listener.sockets[0].getsockname()[1]
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         assert self._listener is not None
         self._listener.close()
         for task in self._clients:

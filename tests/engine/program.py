@@ -29,10 +29,9 @@ from everstep.stores.urls import open_store
 from tests.engine.failpoints import Failpoint
 
 DB = Path(sys.argv[1])
-SETTINGS = {"url": f"sqlite:///{DB}", "lease": 1.5}
-if (settings := DB.with_suffix(".json")).exists():
-    SETTINGS |= json.loads(settings.read_text())
-URL, LEASE_SECONDS = str(SETTINGS["url"]), float(SETTINGS["lease"])
+SETTINGS: dict[str, Any] = json.loads(file.read_text()) if (file := DB.with_suffix(".json")).exists() else {}
+URL: str = SETTINGS.get("url", f"sqlite:///{DB}")
+LEASE_SECONDS: float = SETTINGS.get("lease", 1.5)
 
 
 failpoint = Failpoint(sys.argv[-1]) if sys.argv[-1].count(":") == 2 else Failpoint()

@@ -59,7 +59,7 @@ async def plan(store: PostgresStore, statement: str, *values: Any, options: str 
 
 
 ASKED = ([WORKFLOW], [CODE])
-STATEMENTS = {
+STATEMENTS: dict[str, tuple[str, tuple[Any, ...], str]] = {
     "due": (claim.DUE, (*ASKED, 5, "", 10), "runs_due"),
     "due but refused by others": (claim.DUE_BUT_REFUSED, (*ASKED, 5, "", 10), "runs_due"),
     "the earliest": (claim.EARLIEST, (None, *ASKED, [], ""), "runs_due"),
