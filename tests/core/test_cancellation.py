@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -511,3 +512,80 @@ def test_every_place_of_a_cancel_in_every_batch_is_seen_by_the_code() -> None:
         # With the last timer the run has nothing left to await.
         assert (RunCancelled if cancel_at < 2 else RunSucceeded) is type(run.ending), (cancel_at, position)
         run.check_replays()
+
+
+# A group that fails while a cancel arrives: until Python 3.13 asyncio forgets the cancel.
+
+
+async def clean_up(*, fails: bool) -> None:
+    try:
+        await asyncio.sleep(1000)
+    finally:
+        await note("cleaned up")
+        if fails:
+            raise ValueError("the clean-up failed")
+
+
+@es.workflow
+async def waits_for_its_members() -> None:
+    with suppress(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(decline("no"))
+            group.create_task(clean_up(fails=False))
+    await asyncio.sleep(0)
+    await note("not reached")
+
+
+@es.workflow
+async def fails_while_it_cleans_up() -> None:
+    with suppress(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(clean_up(fails=True))
+            await asyncio.sleep(1000)
+    await note("not reached")
+
+
+@es.workflow
+async def is_a_task_of_its_own() -> None:
+    await asyncio.create_task(waits_for_its_members.function())
+
+
+@pytest.mark.parametrize("workflow", [waits_for_its_members, is_a_task_of_its_own])
+def test_a_cancel_is_not_lost_in_a_group_that_waits_for_its_members_to_clean_up(workflow: es.Workflow[[], None]) -> None:
+    run = Run(workflow())
+    run.begin()
+    run.feed(run.done("decline"))
+    run.feed(CANCEL)
+    run.feed(run.done("note"))
+
+    assert RunCancelled("enough") == run.check_replays().ending
+
+
+def test_a_cancel_is_not_lost_in_a_group_whose_members_fail_while_they_clean_up() -> None:
+    run = Run(fails_while_it_cleans_up())
+    run.begin()
+    run.feed(CANCEL)
+    run.feed(run.done("note"))
+
+    assert RunCancelled("enough") == run.check_replays().ending
+
+
+def test_a_timeout_that_came_while_a_group_failed_is_taken_back() -> None:
+    """It is over with its block: nothing is owed to what comes after."""
+
+    @es.workflow
+    async def late() -> str:
+        with suppress(ExceptionGroup, TimeoutError):
+            async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+                group.create_task(decline("no"))
+                group.create_task(clean_up(fails=False))
+        return await note("reached")
+
+    run = Run(late())
+    run.begin()
+    run.feed(run.done("decline"))
+    run.feed(run.fired())
+    run.feed(run.done("note"))
+    run.finish()
+
+    assert isinstance(run.check_replays().ending, RunSucceeded)

@@ -15,7 +15,8 @@ Three things differ from an ordinary loop, each for determinism:
   is as if the cancel had come a moment later, so every program that is right under asyncio is right here; and it is never lost.
   Who awaits a task awaits what that task awaits: the debt stays with the task that was asked to stop, since the one below may
   end without another await. Other futures carry no result that could be lost, and asyncio's own (a TaskGroup's, a Lock's) count
-  on being cancelled at once.
+  on being cancelled at once. Until Python 3.13 a TaskGroup whose members fail forgets a cancel that came meanwhile; here it is
+  owed as well, as it is there.
 
 How a drain nests in the host: the host's loop and task step aside (``_leave_task``), this loop is the running one until its
 queue is empty, then they return. The C implementation of Task insists on exactly this order.
@@ -123,7 +124,11 @@ class ReplayTask(asyncio.Task[T]):
     def cancel(self, msg: Any = None) -> bool:
         """Request cancellation; see the module for what happens when the awaited result is already there."""
         if self.done() or not self.is_answered:
-            return super().cancel(msg)
+            accepted = super().cancel(msg)
+            by = sys._getframe(1).f_code  # pyright: ignore[reportPrivateUsage]
+            if _GROUPS_FORGET and accepted and by is not _GROUP_TASK_DONE:
+                self._loop.watch_cancel(Debt(self, self.cancelling(), msg))
+            return accepted
         # The C code asks the waiter first. Answering "I took care of it" counts the request but leaves the await alone.
         waiter: Any = self._fut_waiter  # type: ignore[attr-defined]  # the same
         waiter.cancel = _take_care
@@ -141,11 +146,49 @@ class ReplayTask(asyncio.Task[T]):
 
 
 class Debt(NamedTuple):
-    """A cancel that is owed. ``level``: the count of requests with it; below that, somebody has taken the request back."""
+    """A cancel that is owed. ``level``: the count of requests with it; below that, somebody has taken the request back.
+
+    ``group``: of one that was delivered, and is owed once more if this group, which the task waits for, forgets it.
+    """
 
     task: ReplayTask[Any]
     level: int
     msg: Any
+    group: asyncio.TaskGroup | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """There is nothing left to deliver: the task has ended, or (a timeout that lost the race) took its request back."""
+        return self.task.done() or self.task.cancelling() < self.level
+
+    @property
+    def was_forgotten(self) -> bool:
+        """The group failed, and its errors took the place of the cancel."""
+        return self.group is not None and self.group._errors is None  # type: ignore[attr-defined]
+
+
+_GROUPS_FORGET = sys.version_info < (3, 13)
+"""Until Python 3.13 a TaskGroup that fails forgets that its task was cancelled from outside meanwhile. We do as 3.13 does."""
+_GROUP_EXIT = asyncio.TaskGroup.__aexit__.__code__
+_GROUP_TASK_DONE = vars(asyncio.TaskGroup)["_on_task_done"].__code__
+
+
+def _group_awaited_by(task: ReplayTask[Any]) -> asyncio.TaskGroup | None:
+    """The group at whose end a task waits for the group's members, if that is what it does."""
+    coro: Any = task.get_coro()
+    while coro is not None:
+        frame: FrameType | None = getattr(coro, "cr_frame", None)
+        if frame is not None and frame.f_code is _GROUP_EXIT:
+            group: asyncio.TaskGroup = frame.f_locals["self"]
+            return group
+        coro = getattr(coro, "cr_await", None)
+    return None
+
+
+def _who_goes_on(handle: Any) -> ReplayTask[Any] | None:
+    """The task whose step a handle is, if it is one: asyncio's own debug output finds it in this way."""
+    task: Any = getattr(handle._callback, "__self__", None)
+    return task if isinstance(task, ReplayTask) else None  # pyright: ignore[reportUnknownVariableType]  # of whatever result
 
 
 _GATHER: type = vars(tasks)["_GatheringFuture"]  # what gather() returns; typeshed does not list it
@@ -198,6 +241,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._callback_commands = 0
         self._callback_tasks = 0
         self._owed: list[Debt] = []
+        self._delivered: dict[ReplayTask[Any], Debt] = {}
         self._conditions: list[tuple[Callable[[], bool], ReplayFuture[None]]] = []
         self._given: dict[int, ReplayTask[Any]] = {}
 
@@ -211,8 +255,11 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         try:
             while ready:
                 handle = ready.popleft()
+                who = _who_goes_on(handle) if self._delivered else None
                 if not handle._cancelled:
                     handle._run()
+                if who is not None:
+                    self._look_after(who)
                 if self._owed:
                     self._pay_owed()
                 if self._conditions and not ready:
@@ -272,6 +319,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._tasks.clear()
         self._ready.clear()
         self._owed.clear()
+        self._delivered.clear()
         self._conditions.clear()
 
     def refuse(self) -> None:
@@ -380,13 +428,30 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def _pay_owed(self) -> None:
         owed, self._owed = self._owed, []
         for debt in owed:
-            task = debt.task
-            if task.done() or task.cancelling() < debt.level:
-                continue  # A timeout that lost the race takes its request back: there is nothing left to deliver.
-            if task.is_answered:
+            if debt.is_settled:
+                continue
+            if debt.task.is_answered:
                 self._owed.append(debt)
             else:
-                task.pay_cancel(debt.msg)
+                debt.task.pay_cancel(debt.msg)
+
+    def watch_cancel(self, debt: Debt) -> None:
+        """Look after a cancel that is being delivered: a group may forget it."""
+        self._delivered.setdefault(debt.task, debt)
+
+    def _look_after(self, task: ReplayTask[Any]) -> None:
+        """The task has just gone on."""
+        debt = self._delivered.get(task)
+        if debt is None:
+            return
+        group = _group_awaited_by(debt.task)
+        if debt.is_settled:
+            del self._delivered[debt.task]
+        elif group is None and debt.was_forgotten:
+            del self._delivered[debt.task]
+            self.owe_cancel(debt)
+        else:
+            self._delivered[debt.task] = debt._replace(group=group)
 
     # --- the loop's interface ---------------------------------------------------------------------------------------------
 
