@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from everstep.events import CancelRequested
 from tests.core.driver import ACTIVATIONS_MAX, Run, chooser, evict_all, random_chooser
 from tests.core.elsewhere import Recorded, clock_reads, record
+from tests.core.program_nodes import OPS
 from tests.core.programs import Program, generate, play, random_program
 
 numbers = st.lists(st.integers(0, 1000), max_size=60)
@@ -31,6 +33,62 @@ def test_replay_of_every_prefix_equals_live(program: list[int], order: list[int]
         run.check_replays()
     finally:
         evict_all()
+
+
+SWALLOWING = ("try", "take_back")
+"""Nodes that catch a cancel and go on, because that is what they are for."""
+DROPPED_BY_PYTHON = ("wait_for", "event", "held_lock", "notified", "stack") if sys.version_info < (3, 12) else ()
+"""Python 3.11's ``wait_for`` forgets the cancel of its task if what it waits for has just ended. (A run's comes later.)"""
+
+
+@settings(max_examples=500, deadline=None)
+@given(program=numbers, order=numbers, cancel_at=st.integers(1, 8))
+def test_a_cancel_of_the_run_is_never_lost(program: list[int], order: list[int], cancel_at: int) -> None:
+    """Whatever it comes together with, and whatever waits inside of what: it reaches the code, or the code has just ended."""
+    try:
+        run = live(generate(chooser(program), without=SWALLOWING), chooser(order), cancel_at)
+
+        was_asked = [any(isinstance(event, CancelRequested) for event in entry.decoded()) for entry in run.entries]
+        assert not any(was_asked[:-1]) or "cancelled" in run.result
+    finally:
+        evict_all()
+
+
+@settings(max_examples=500, deadline=None)
+@given(program=numbers, order=numbers)
+def test_a_cancel_of_a_task_is_never_lost(program: list[int], order: list[int]) -> None:
+    """It is raised at one of the task's awaits, unless the task has failed by itself meanwhile."""
+    try:
+        inside = generate(chooser(program), without=(*SWALLOWING, *DROPPED_BY_PYTHON))
+        run = live(["delivered", inside, ["work", 1]], chooser(order), None)
+
+        assert not [line for line in run.result if "lost a cancel" in line]
+    finally:
+        evict_all()
+
+
+def test_a_cancel_that_is_swallowed_would_be_noticed() -> None:
+    """The tests above would otherwise prove nothing."""
+    swallowed = live(["delivered", ["try", ["sleep", 60], ["work", 1]], ["work", 2]], chooser([]), None)
+
+    assert "lost a cancel" in swallowed.result
+    evict_all()
+
+
+def test_every_operation_is_generated_and_none_breaks() -> None:
+    """A mistake in an operation would look like any other failure."""
+    logs = [line for seed in range(600) for line in record_log(seed)]
+    performed = {line.lstrip(".").partition(" ")[0] for line in logs}
+
+    assert {name for name in OPS if name != "fail"} <= performed
+    assert [] == [line for line in logs if re.search(r"(Type|Attribute|Name|Key|Index|Runtime|Usage)Error", line)]
+
+
+def record_log(seed: int) -> list[str]:
+    run = Run(play(random_program(seed))).finish(random_chooser(seed))
+    run.evict()
+    log: list[str] = run.result
+    return log
 
 
 def live(program: Program, choose: Callable[[int], int], cancel_at: int | None) -> Run:
