@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import everstep as es
@@ -97,3 +99,39 @@ async def remembering(folder: str) -> int:
 @es.workflow
 async def never(folder: str) -> str:
     return await approval.wait()
+
+
+quote = es.request("quote", int, str)
+close = es.signal("close", str)
+
+
+@es.workflow
+async def office(folder: str) -> str:
+    """Answers requests, each by a step, until it is closed."""
+
+    async def answer(cents: int) -> str:
+        return f"{await charge(folder, cents)} cents"
+
+    quote.handle(answer)
+    told = await close.wait()
+    await es.condition(lambda: quote.pending == 0)
+    return told
+
+
+@es.transaction
+def enter(tx: es.SQLiteTx, cents: int) -> int:
+    """Leave a row in the store itself. Not idempotent, on purpose."""
+    tx.execute("CREATE TABLE IF NOT EXISTS entered(cents INTEGER)")
+    tx.execute("INSERT INTO entered VALUES (?)", (cents,))
+    return cents
+
+
+@es.workflow
+async def entering() -> int:
+    return sum([await enter(cents) for cents in range(3)])
+
+
+def entered(folder: Path) -> list[int]:
+    """The rows, out of the store beside the folder."""
+    with closing(sqlite3.connect(folder.parent / "state.db")) as db:
+        return [cents for (cents,) in db.execute("SELECT cents FROM entered ORDER BY cents")]

@@ -209,6 +209,22 @@ def test_a_conversation_is_killed_everywhere() -> None:
     assert [["yes 0", "yes 1", "yes 2"]] * (report.kills + 1) == heard
 
 
+async def ask_twice(handle: es.Handle[str]) -> None:
+    """The second time with the key of the first: there is one answer."""
+    answers = [await handle.ask(program.quote, cents, key=key) for cents, key in ((5, "a"), (7, "b"), (9, "a"))]
+    assert ["5 cents", "7 cents", "5 cents"] == answers
+    await handle.send(program.close, "enough")
+
+
+def test_requests_are_answered_once_wherever_the_run_is_killed() -> None:
+    report = crash_everywhere(
+        lambda folder: program.office(str(folder)), drive=ask_twice, effects=program.left_once, depth=2, samples=20
+    )
+
+    assert report.points >= 8
+    assert report.kills >= 40
+
+
 def test_a_cancel_from_outside_ends_it_each_time() -> None:
     async def cancel(handle: es.Handle[str]) -> None:
         await asyncio.sleep(60)

@@ -110,6 +110,13 @@ def _heard_all(effects: Effects) -> None:
     assert ["yes 0", "yes 1", "yes 2"] == effects.result
 
 
+def test_a_transaction_has_its_effect_once_wherever_the_process_is_killed() -> None:
+    """Though its body takes no notice of idempotency keys: row and result are one commit."""
+    report = crash_everywhere(lambda _: program.entering(), kill="process", effects=program.entered)
+
+    assert report.kills > report.points
+
+
 def test_what_goes_wrong_outside_is_told() -> None:
     async def late(handle: es.Handle[int]) -> None:
         await handle

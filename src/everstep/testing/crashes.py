@@ -101,7 +101,8 @@ def crash_everywhere(
         workflows: What else the engine knows. List the children here, as for an engine in production: one that is new does not
             know the children that a waiting run had begun before.
         effects: What the execution left outside, as something that can be compared: it must be as it is uninterrupted. Given
-            the folder of that execution.
+            the folder of that execution. With ``kill="process"`` the store is ``state.db`` beside it: there are the rows of
+            transactions (which a simulated kill cannot have: its store is in memory).
         at_least_once: ``effects`` gives things that can be counted (or a Counter): each may be there once more for each kill,
             because a step that was cut short is executed again. None may be missing, and no other may be there.
         check: Called after each execution; raises (an ``assert`` will do) if something is not as it should be.
