@@ -271,7 +271,8 @@ class ChildCancelled(_Event, frozen=True, gc=False):
 class StopRequested(_Event, frozen=True, gc=False):
     """A saga wants a step or child to come to an end, and goes on waiting: it has to know the outcome in order to undo it.
 
-    There will be no further attempt. ``cut_off``: the one that is being executed is cancelled, too. A child is cancelled.
+    There will be no further attempt, unless only that can tell what became of one that was lost. ``cut_off``: nobody needs the
+    result, so not even then, and the attempt that is being executed is cancelled. A child is cancelled.
     """
 
     key: str

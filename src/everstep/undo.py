@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from itertools import count
 from types import TracebackType
@@ -54,6 +54,7 @@ class Saga:
         self._inner: list[Saga] = []
         self._is_open = False
         self._was_entered = False
+        self._has_failed = False
         self._undone: asyncio.Future[None] | None = None
 
     async def do(self, call: Call[R], undo: Call[Any] | Callable[[R], Call[Any]]) -> R:
@@ -115,7 +116,13 @@ class Saga:
         self._scope = workflow_scope()
         if self._scope is not None:
             self._undoing = self._scope.undoing
-        self._outer = _around(_current.get())
+        outer = _current.get()
+        self._outer = _around(outer)
+        if any(each._has_failed for each in _outwards(outer)):
+            raise UsageError(
+                "a saga was begun in a task that the saga around it left behind when it failed. Nothing was begun: what it did "
+                "would not be undone. Wait inside a saga for every task that uses it; a TaskGroup does."
+            )
         if self._outer is not None:
             self._outer._inner.append(self)
         self._before = _current.get()
@@ -152,9 +159,10 @@ class Saga:
     async def _take_back(self) -> None:
         """It was left with an exception: undo everything, also that of sagas inside that are still open in other tasks."""
         self._undone = self._undoing.new_future()
+        self._has_failed = True
         for inner in _within(self):
             if inner._undone is None:
-                inner._is_open = False
+                inner._is_open, inner._has_failed = False, True
                 self._undos += inner._undos
                 inner._undos = []
         for undo in self._undos:
@@ -388,11 +396,16 @@ def _undoing(sagas: Iterable[Saga]) -> list[asyncio.Future[None]]:
     return [future for future in futures if future is not None and not future.done()]
 
 
+def _outwards(saga: Saga | None) -> Iterator[Saga]:
+    """The saga, and those around it."""
+    while saga is not None:
+        yield saga
+        saga = saga._outer  # pyright: ignore[reportPrivateUsage]
+
+
 def _around(saga: Saga | None) -> Saga | None:
     """The innermost saga that is still open, from this one outwards."""
-    while saga is not None and not saga._is_open:  # pyright: ignore[reportPrivateUsage]
-        saga = saga._outer  # pyright: ignore[reportPrivateUsage]
-    return saga
+    return next((each for each in _outwards(saga) if each._is_open), None)  # pyright: ignore[reportPrivateUsage]
 
 
 def _is_call(value: object) -> TypeGuard[Call[Any]]:

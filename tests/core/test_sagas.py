@@ -115,7 +115,7 @@ def after_first(kind: str) -> Run:
     [
         (failed("0:2"), None, "StepFailed"),
         (failed("0:2", maybe=True), True, "StepFailed"),
-        (failed("0:2", timed_out=True), True, "StepTimeout"),
+        (failed("0:2", maybe=True, timed_out=True), True, "StepTimeout"),
         (StepOutcomeUnknown("0:2"), True, "StepOutcomeUnknown"),
     ],
 )

@@ -258,3 +258,37 @@ async def never_left() -> str:
 
 def test_a_saga_that_nobody_can_leave_any_more_does_not_keep_the_run() -> None:
     assert "done" == drive(never_left()).result
+
+
+@es.workflow
+async def left_behind() -> None:
+    async def late_branch(saga: es.Saga, way: str) -> None:
+        await asyncio.sleep(10)
+        if way == "do":
+            await saga.do(book("too late"), undo=unbook)
+        async with es.saga() as inner:
+            await inner.do(book("too late"), undo=unbook)
+
+    async with es.saga() as saga:
+        await saga.do(book("a"), undo=lambda _: slow_unbook("a"))
+        await asyncio.gather(late_branch(saga, "do"), late_branch(saga, "begin"), fail("now"))
+
+
+@es.workflow
+async def slow_unbook(ticket: str) -> None:
+    await asyncio.sleep(100)
+    await unbook(ticket)
+
+
+def test_a_branch_that_a_failed_saga_has_left_behind_begins_nothing_more() -> None:
+    """``gather`` leaves its other members running: what they did now would not be undone."""
+    run = Run(left_behind(), answers={"slow_unbook": None})
+    run.begin()
+    run.feed(run.done("book"))
+    run.feed(run.done("fail"))
+    run.feed(run.fired())
+    run.feed(run.fired())
+    run.finish().check_replays()
+
+    assert ["a"] == [each.args and "a" for each in events(run, StepScheduled) if each.step == "book"]
+    assert ["a"] == undone(run)

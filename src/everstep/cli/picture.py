@@ -15,6 +15,7 @@ from everstep.cli.story import How, Operation, Story, What
 from everstep.cli.words import clock, count, duration, iso, micros, shortened
 from everstep.core.progress import OpenStep
 from everstep.core.snapshots import Snapshot
+from everstep.core.undone import show_undo
 from everstep.records import ErrorRecord, Micros
 
 _SIGNS = {How.OPEN: "▶", How.DONE: "✓", How.FAILED: "✕", How.UNKNOWN: "◆", How.CANCELLED: "⊘"}
@@ -47,6 +48,7 @@ def lines(picture: Picture, *, steps_max: int = OPERATIONS_SHOWN) -> list[str]:
         inert(doing(story, facts)),
         "",
         *_operations(story, facts, None if picture.wide else steps_max),
+        *_left_to_undo(story),
         *_error(story.error),
         inert(_footer(snapshot, story, facts)),
     ]
@@ -68,6 +70,8 @@ def as_json(picture: Picture) -> dict[str, Any]:
         "recoveries": len(story.recoveries()),
         "error": error,
         "operations": [_operation_json(operation, facts.open_steps.get(operation.key)) for operation in story.operations],
+        "undone": list(msgspec.to_builtins(snapshot.undone)),
+        "undo_left": list(msgspec.to_builtins(snapshot.undo_left)),
         "payload": snapshot.payload,
     }
 
@@ -104,7 +108,12 @@ def _operation(operation: Operation, facts: Circumstances, width: int) -> str:
 
 
 def operation_name(operation: Operation) -> str:
-    """What people call it."""
+    """What people call it. A compensation says so: the step that it undoes says *undone*."""
+    name = _plain_name(operation)
+    return name if operation.undoes is None else f"↶ {name}"
+
+
+def _plain_name(operation: Operation) -> str:
     match operation.what:
         case What.STEP:
             return operation.name
@@ -136,7 +145,7 @@ def _remark(operation: Operation, facts: Circumstances) -> str:
         case How.CANCELLED:
             return "cancelled"
         case How.DONE:
-            return attempts
+            return " · ".join(filter(None, [attempts, "undone" if operation.is_undone else ""]))
 
 
 def _pending(operation: Operation, now: Micros, tried: OpenStep | None) -> str:
@@ -161,6 +170,12 @@ def _tried(step: OpenStep, now: Micros) -> str:
     return f"{attempt_of(step)}, {when} · {summary(step.error)}"
 
 
+def _left_to_undo(story: Story) -> list[str]:
+    """What sagas have not undone yet, the next first; of a dead run what a person has to see to."""
+    left = [inert(show_undo(record)) for record in story.undone.left]
+    return [" left to undo:", *(f"   ↶ {each}" for each in left), ""] if left else []
+
+
 def _error(error: ErrorRecord | None) -> list[str]:
     """The error with its causes and tracebacks; nothing that the sentence has said already."""
     if error is None:
@@ -171,7 +186,8 @@ def _error(error: ErrorRecord | None) -> list[str]:
 
 def _more(error: ErrorRecord) -> list[str]:
     """Of a verdict the sentence has told the first line: a mismatch of code and journal shows both sides in the next ones."""
-    return inert_lines(error.message)[1:]
+    more = inert_lines(error.message)[1:]
+    return more if error.cause is None else [*more, "caused by:", *_causes(error.cause)]
 
 
 def _causes(error: ErrorRecord) -> list[str]:
@@ -215,6 +231,9 @@ def _operation_json(operation: Operation, tried: OpenStep | None) -> dict[str, A
         "child_run_id": operation.child_id or None,
         "source": operation.source,
         "error": None if error is None else msgspec.to_builtins(error),
+        "undoes": operation.undoes,
+        "maybe": operation.maybe,
+        "is_undone": operation.is_undone,
     }
 
 

@@ -74,7 +74,15 @@ def _active(story: Story, facts: Circumstances) -> str:
     if not facts.owner and facts.wake_at is not None and facts.wake_at <= facts.now:
         since = f"Due for {duration(facts.now - facts.wake_at)}" if facts.wake_at > 0 else "Due at once"
         return f"{cancel}{since}: {_waits_for_worker(facts)}"
-    return cancel + _waits(story.still_open(), facts) + _answers(story)
+    return f"{_undoing(story)}{cancel}{_waits(story.still_open(), facts)}{_answers(story)}"
+
+
+def _undoing(story: Story) -> str:
+    """How far a saga is with undoing its steps."""
+    if not story.undone.is_compensating:
+        return ""
+    done, left = len(story.undone.done), len(story.undone.left)
+    return f"Undoing its steps: {done} of {done + left} undone. "
 
 
 def _waits(pending: Sequence[Operation], facts: Circumstances) -> str:

@@ -44,7 +44,7 @@ def _step_failure(run_id: str, operation: Operation, event: StepFailed) -> Excep
         f"step {name} of run {run_id} failed after {attempt} {tries}: {record.type}: {record.message}",
         step=name,
         attempt=attempt,
-        maybe=event.maybe or event.timed_out,
+        maybe=event.maybe,
     )
     error.__cause__ = rebuild_error(record, declared_errors(operation.definition))
     return error

@@ -285,12 +285,10 @@ class StepRun:
 
     def start(self) -> None:
         """Begin, now or when it is due."""
-        if self._stopping is not None and not self._plan.may_have_begun:
+        if self._stopping is not None and not self._may_have_had_effect:
             self._end_unexecuted()
         elif self._plan.may_have_begun and (self._definition.at_most_once or self._is_cut_off):
             self._host.finished(StepOutcomeUnknown(self.key))
-        elif self._stopping is not None:
-            self._launch()
         elif self._plan.due_at is not None:
             self.waits_until = self._plan.due_at
             self._alarm = Alarm(self._tools.now, self._plan.due_at, self._launch)
@@ -310,11 +308,10 @@ class StepRun:
         """Come to an end: begin no further attempt, and report the outcome. See ``StopRequested``."""
         self._stopping = request
         if self.waits_until is None and self._is_entered:
-            if request.cut_off and self._definition.is_async and self._task is not None:
-                self._task.cancel()  # A thread cannot be stopped: it is waited for.
-        elif self._plan.may_have_begun and not request.cut_off:
-            self._launch_now()
-        else:
+            # A thread cannot be stopped, and a transaction is short: they are waited for.
+            if request.cut_off and self._definition.is_async and not self._is_all_or_nothing and self._task is not None:
+                self._task.cancel()
+        elif self._must_end:
             self.stop()
             self._end_unexecuted()
 
@@ -408,20 +405,26 @@ class StepRun:
 
     # --- one attempt ----------------------------------------------------------------------------------------------------------
 
+    _is_all_or_nothing = False
+    """It has its effect if and only if that is recorded: a transaction."""
+
+    @property
+    def _may_have_had_effect(self) -> bool:
+        """An attempt was lost, and may have done what it should."""
+        return self._plan.may_have_begun and not self._is_all_or_nothing
+
+    @property
+    def _must_end(self) -> bool:
+        """It was told to stop, and what its attempts came to is known, or nobody needs to know it."""
+        return self._stopping is not None and (self._stopping.cut_off or not self._may_have_had_effect)
+
     @property
     def _is_cut_off(self) -> bool:
         return self._stopping is not None and self._stopping.cut_off
 
     def _end_unexecuted(self) -> None:
         error = ErrorRecord("asyncio.exceptions.CancelledError", "it was told to stop before its next attempt")
-        maybe = self._plan.may_have_begun
-        self._host.finished(StepFailed(self.key, error, max(1, self._plan.attempt - 1), maybe=maybe))
-
-    def _launch_now(self) -> None:
-        """Only another attempt can tell what became of the one that was lost; it is the last, and need not wait."""
-        if self._alarm is not None and self.waits_until is not None:
-            self._alarm.cancel()
-            self._launch()
+        self._host.finished(StepFailed(self.key, error, max(1, self._plan.attempt - 1), maybe=self._may_have_had_effect))
 
     def _launch(self) -> None:
         self.waits_until = None
@@ -488,8 +491,8 @@ class StepRun:
 
     def _failed(self, error: BaseException) -> None:
         failures = self._plan.failures + 1
-        delay = next_delay(self._definition.retry, error, failures, self._tools.random.random()) if not self._stopping else None
-        if delay is None:
+        delay = next_delay(self._definition.retry, error, failures, self._tools.random.random())
+        if delay is None or self._must_end:
             self._fail_for_good(error)
             return
         due_at = self._tools.now() + round(delay * 1e6)
@@ -506,7 +509,7 @@ class StepRun:
 
     def _fail_for_good(self, error: BaseException, *, maybe: bool = False) -> None:
         timed_out = isinstance(error, StepTimeout)
-        maybe = maybe or timed_out or self._plan.may_have_begun
+        maybe = (maybe or timed_out or self._plan.may_have_begun) and not self._is_all_or_nothing
         self._host.finished(StepFailed(self.key, self._host.described(error), self._plan.attempt, timed_out, maybe))
 
     # --- limits ---------------------------------------------------------------------------------------------------------------

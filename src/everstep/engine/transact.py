@@ -181,6 +181,7 @@ class TransactionRun(StepRun):
     """One transactional step of one run. See the module."""
 
     __slots__ = ("_error", "_has_thread", "_made")
+    _is_all_or_nothing = True
 
     def __init__(self, host: TransactionHost, tools: Tools, *step: Any) -> None:
         super().__init__(host, tools, *step)
