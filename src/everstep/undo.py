@@ -17,9 +17,11 @@ out costs nothing. What it refuses, and why:
 
 Whether a step that raised needs to be undone:
 
-    it returned                                                   yes
-    it raised                                                     no: a step that fails says that it did nothing
-    it timed out, its worker died in it, its result is unstorable, its child is dead     yes, as ``maybe``
+    it returned                                               yes
+    it raised                                                 no: a step that fails says that it did nothing
+    it raised, after an attempt was lost with its worker      as ``maybe``, if the undo is a call: it can look
+    it timed out, it is at-most-once and its worker died,     yes, as ``maybe``
+    its result could not be stored, the child run is dead
 
 The last kind has no result, so an undo that needs it cannot be made: then the saga has something that it cannot undo.
 """
@@ -36,7 +38,17 @@ from typing import Any, NoReturn, Self, TypeGuard, TypeVar
 
 from everstep.ambient import Asked, Said, UndoScope, WorkflowScope, step_scope, workflow_scope
 from everstep.definitions import Call, Definition, Step, Workflow
-from everstep.errors import Evicted, NondeterminismError, RunDead, StepError, StepOutcomeUnknown, UsageError
+from everstep.errors import (
+    Evicted,
+    NondeterminismError,
+    PayloadTooLarge,
+    RunDead,
+    StepError,
+    StepFailed,
+    StepOutcomeUnknown,
+    Unencodable,
+    UsageError,
+)
 from everstep.records import UndoRecord
 
 R = TypeVar("R")
@@ -312,7 +324,7 @@ class _Undo:
         error = _error_of(asked)
         if error is None:
             self._make_call(asked.result())
-        elif not _is_maybe(error):
+        elif not (_is_maybe(error) if self._make is None else _is_in_doubt(error)):
             self._is_dropped = True
         else:
             self.is_maybe = True
@@ -374,6 +386,17 @@ class _Fixed(Call[Any]):
 def _is_maybe(error: BaseException) -> bool:
     """Whether a step that raised this may have had its effect."""
     return isinstance(error, RunDead | asyncio.CancelledError) or (isinstance(error, StepError) and error.maybe)
+
+
+def _is_in_doubt(error: BaseException) -> bool:
+    """The same, if its last attempt did not say that it did nothing.
+
+    After an attempt that was lost with its worker, the next one has the same idempotency key: what it says counts. Without this
+    a crash before a refusal would end every such run dead, where an undo that needs no result simply looks.
+    """
+    if isinstance(error, StepFailed):
+        return isinstance(error.__cause__, Unencodable | PayloadTooLarge)
+    return _is_maybe(error)
 
 
 def _error_of(asked: Asked) -> BaseException | None:

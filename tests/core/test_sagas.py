@@ -149,6 +149,15 @@ def test_an_undo_that_needs_a_result_nobody_knows_is_left_to_a_person() -> None:
     assert [] == undone(run)
 
 
+def test_a_refusal_after_a_lost_attempt_counts_where_the_undo_needs_a_result() -> None:
+    """The attempt that refused has the idempotency key of the one that was lost: it knows. Else every crash there kills."""
+    run = after_first("function")
+    run.feed(failed(run.key_of("pay"), maybe=True))
+    run.finish().check_replays()
+
+    assert ["ticket first"] == undone(run)
+
+
 def test_an_undo_by_hand_covers_a_step_that_fails() -> None:
     run = after_first("hand")
     run.feed(failed(run.key_of("pay")))
