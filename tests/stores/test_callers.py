@@ -14,6 +14,7 @@ import apsw
 import pytest
 
 import everstep as es
+from everstep.stores.sqlite import callers
 from everstep.stores.sqlite.ask import asking
 
 approval = es.signal("approval", str)
@@ -157,6 +158,18 @@ async def test_an_engine_starts_in_a_transaction_too_and_drives_the_run_once_it_
         mine.end("COMMIT")
 
         assert "hello ann" == await handle.result(timeout=20)
+
+
+async def test_what_fails_in_the_middle_leaves_nothing_of_itself_and_all_of_the_callers(path: Path, mine: Mine) -> None:
+    mine.order("1")
+    with pytest.raises(ZeroDivisionError), callers.joined(mine.tx, path, lambda: 0) as tx:  # noqa: PT012
+        tx.execute("UPDATE runs SET status = 'dead'")
+        raise ZeroDivisionError
+    mine.end("COMMIT")
+
+    with closing(apsw.Connection(str(path))) as connection:
+        assert [("1",)] == asking(connection)("SELECT id FROM orders").fetchall()
+        assert [] == asking(connection)("SELECT 1 FROM runs WHERE status = 'dead'").fetchall()
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
