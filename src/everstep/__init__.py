@@ -65,6 +65,7 @@ from everstep.pipelines import Pipeline, pipeline
 from everstep.records import Relaxed, RunRecord, Status, UndoRecord
 from everstep.retry import Retry
 from everstep.secret import Secret
+from everstep.stores.pruning import Kept, Pruned
 from everstep.talk import Signal, State, condition, note, signal, state
 from everstep.transactions import SQLiteRows, SQLiteTx, Transaction, transaction
 from everstep.undo import Saga, saga
@@ -93,6 +94,7 @@ __all__ = [
     "HistoryEntry",
     "IllegalState",
     "InvalidStoreURL",
+    "Kept",
     "LeaseLost",
     "Milestone",
     "NondeterminismError",
@@ -103,6 +105,7 @@ __all__ = [
     "Pipeline",
     "Pointer",
     "Progress",
+    "Pruned",
     "Relaxed",
     "RemoteError",
     "Request",

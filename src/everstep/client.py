@@ -12,12 +12,13 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, get_args, overload
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from everstep import repair
 from everstep.ambient import transaction_scope
@@ -79,6 +80,7 @@ from everstep.payloads import PLAIN, Payloads
 from everstep.records import ErrorRecord, Message, Micros, RunKey, RunRecord, Status, WorkerRecord
 from everstep.secret import masked
 from everstep.stores.base import Created, NewRun, RunFilter, Store, joining
+from everstep.stores.pruning import Pruned, PruneRequest, joined
 from everstep.stores.urls import open_store
 from everstep.talk import Signal
 
@@ -561,6 +563,41 @@ class Client:
         """Every worker that is alive or still owns runs."""
         await self.open()
         return await self.store.workers()
+
+    async def prune(
+        self,
+        older_than: timedelta,
+        *,
+        statuses: Sequence[Status | str] = (Status.SUCCEEDED, Status.CANCELLED),
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Forget runs that came to rest long ago, with everything that is kept of them. It cannot be undone.
+
+        A run stays while its parent is at work, while a child of it stays, or while a fork reads its journal. Each goes whole
+        or not at all; a prune that is broken off has forgotten some runs and may be repeated. The ids become free.
+
+        Args:
+            older_than: Only runs that came to rest longer ago than this.
+            statuses: Which; failed and dead runs wait for somebody to look at them, and go only if you name them.
+            dry_run: Change nothing, and say what would go.
+
+        Raises:
+            UsageError: A status is not at rest, or ``older_than`` is negative.
+            StoreUnavailable: Unknown how many runs are gone; repeat it.
+        """
+        wanted = tuple(Status(one) for one in statuses)
+        moving = [status for status in wanted if not status.is_at_rest]
+        if moving or older_than < timedelta(0):
+            what = f"runs that are {moving[0]}" if moving else f"runs of {older_than}"
+            raise UsageError(f"cannot prune {what}. Nothing was pruned. Name statuses at rest, and an age of 0 or more.")
+        await self.open()
+        ended_before = self.store.now() - older_than // timedelta(microseconds=1)
+        request = PruneRequest(ended_before=ended_before, statuses=wanted, dry_run=dry_run)
+        answer = await self.store.prune(request)
+        while answer.next is not None:
+            await asyncio.sleep(0)  # A store may answer without ever waiting.
+            answer = joined(answer, await self.store.prune(replace(request, after=answer.next)))
+        return answer
 
     # --- what handles are made of -----------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from everstep.journal import GENESIS, seal, verify_chain
 from everstep.records import AttemptRecord, ErrorRecord, Message, RunRecord, Status, WorkerKey
 from everstep.stores.base import Append, ClaimRequest, Keep, NewRun, Post, Reply, RunFilter, Store, Write
 from everstep.stores.memory import MemoryStore
+from everstep.stores.pruning import PruneRequest
 from everstep.stores.sqlite import SQLiteStore
 from everstep.testing.scene import Clocks
 
@@ -39,6 +40,7 @@ SEEN_AT_LEAST = {
     *("queue:Created", "queue:Exists"),
     *("post:accepted", "post:duplicate", "post:resting", "post:nobody"),
     *("claim:nothing", "claim:due", "claim:orphan", "claim:alone", "claim:died", "claim:suspects wait"),
+    *("prune:some", "prune:nothing", "prune:PARENT", "prune:CHILD"),
     *("heartbeat:True", "heartbeat:False", "child:refused"),
 }
 
@@ -66,7 +68,8 @@ class Driver:
 
     async def step(self) -> None:
         """One random act, and a comparison of everything that can be seen."""
-        acts = (self.queue, self.claim, self.claim, self.write, self.write, self.write, self.post, self.live, self.die_alone)
+        often = (self.queue, self.claim, self.claim, self.write, self.write, self.write, self.post, self.live, self.die_alone)
+        acts = (*often, *often, *often, self.prune)
         await self.random.choice(acts)()
         self.clocks.advance(self.random.choice((0, 0.001, 0.001, 1)))
         await self.compare()
@@ -130,6 +133,18 @@ class Driver:
         runs = [self.new_run(self.some_id(), wake_at=wake_at, messages=messages) for _ in range(self.random.randint(1, 2))]
         for answer in await self.all("create", runs):
             self.note("queue", type(answer).__name__)
+
+    async def prune(self) -> None:
+        """Some of the runs at rest are forgotten."""
+        statuses = tuple(status for status in Status if status.is_at_rest and self.random.random() < 0.8)
+        before = self.clocks.now() - self.random.choice((0, 0, 100_000_000))
+        request = PruneRequest(ended_before=before, statuses=statuses, limit=self.random.randint(1, 5))
+        foreseen = await self.both("prune", replace(request, dry_run=True))
+        pruned = await self.both("prune", request)
+        assert foreseen.kept.keys() >= pruned.kept.keys()
+        self.note("prune", "some" if pruned.run_count else "nothing")
+        for reason in pruned.kept:
+            self.note("prune", reason.name)
 
     async def post(self) -> None:
         """A message from outside."""

@@ -154,6 +154,9 @@ async def outside() -> None:
         assert_type(client.handle("order-42", checkout), es.Handle[tuple[str, bytes]])
         assert_type(client.handle("order-42"), es.Handle[Any])
         assert_type(await client.get("order-42"), es.RunRecord)
+        pruned = await client.prune(timedelta(days=30), statuses=["succeeded", es.Status.FAILED], dry_run=True)
+        assert_type(pruned, es.Pruned)
+        assert_type(pruned.kept.get(es.Kept.CHILD), int | None)
 
 
 def script() -> None:

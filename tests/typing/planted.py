@@ -124,6 +124,9 @@ async def starting() -> None:
         other: es.Handle[str] = handle  # error
         late: int = await handle.result(timeout="5")  # error
         at: datetime = await handle.status()  # error
+        await handle.diff("1")  # error
+        (await handle.progress()).steps  # error
+        await engine.prune(30)  # error
     client = es.Client("sqlite:///orders.db")
     known: es.Handle[str] = client.handle("42", checkout)  # error
     print(text, also, other, late, at, known)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
 
@@ -70,6 +70,22 @@ def parse_filter(text: str, now: Micros) -> Filter:
         id_exact=exact,
         created_from=_since(given["since"], now) if "since" in given else None,
     )
+
+
+def parse_age(text: str, option: str) -> timedelta:
+    """An age such as ``30d``.
+
+    Args:
+        text: What was typed.
+        option: Where, for the error.
+
+    Raises:
+        UsageError: It is none.
+    """
+    age = _AGE.fullmatch(text)
+    if age is None:
+        raise UsageError(f"{option}: {ascii(text[:40])[1:-1]} is no age. Nothing was done. Write 90s, 15m, 2h, 30d or 4w.")
+    return timedelta(seconds=int(age[1]) * _SECONDS[age[2]])
 
 
 def _words(text: str) -> list[str]:

@@ -33,6 +33,7 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
     P19  A reply stays on the message that it answers, from the write that gives it on, and can be read for as long as the run
          is there, at rest too. The first one stays; one to a message that is not there is dropped.
     P20  Messages that come with a new run are in its inbox iff that write creates it, numbered from 1.
+    P21  A run is pruned whole or not at all, only at rest, only if nothing refers to it. Its id may come back, its key never.
 
 Times: ``now()`` is the store's clock. Leases count on a clock that does not jump.
 """
@@ -57,6 +58,7 @@ from everstep.records import (
     WorkerKey,
     WorkerRecord,
 )
+from everstep.stores.pruning import Pruned, PruneRequest
 
 LEASE_SECONDS_DEFAULT = 15.0
 RUN_KEYS_PER_WORKER = 1 << 32
@@ -433,6 +435,10 @@ class Store(Protocol):
         """
         ...
 
+    async def prune(self, request: PruneRequest) -> Pruned:
+        """Forget runs at rest: one batch, in one transaction (P21). Safe to repeat; go on where the answer says."""
+        ...
+
     async def get(self, run_id: str) -> RunRecord | None:
         """One run, with its ``created`` and ``outcome`` bytes."""
         ...
@@ -465,7 +471,7 @@ class TransactingStore(Store, Protocol):
     """A store whose database takes the SQL of transactional steps. An option of the contract: see ``transacting``."""
 
     async def transact(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
-        """Run a body and land its entry in one transaction (P18). Other verbs may wait for its end.
+        """Run a body and land its entry in one transaction (P19). Other verbs may wait for its end.
 
         Returns:
             ``Landed``, also if the doubtful entry was found: then the body was not run. ``Fenced``: the slot is somebody

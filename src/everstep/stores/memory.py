@@ -45,6 +45,7 @@ from everstep.stores.base import (
     death_of,
 )
 from everstep.stores.changes import Changes
+from everstep.stores.pruning import Candidate, Pruned, PruneRequest, Verdict, judge, tally
 
 
 class _Run(Struct):
@@ -52,6 +53,7 @@ class _Run(Struct):
     entries: list[Entry] = []
     inbox: list[Message] = []
     attempts: dict[str, AttemptRecord] = {}
+    forked_from: RunKey | None = None
 
     def waiting(self) -> list[Message]:
         return self.inbox[self.record.inbox_done :]
@@ -222,7 +224,7 @@ class MemoryStore:
             parent_command=new.parent_command,
             refused_by="",
         )
-        run = _Run(record, [first], inbox)
+        run = _Run(record, [first], inbox, forked_from=new.forked_from)
         self._runs[first.run_key] = run
         self._keys[new.run_id] = first.run_key
         return run
@@ -513,6 +515,49 @@ class MemoryStore:
             limit = self._runs.get(query.before)
             newest_first = [] if limit is None else [each for each in newest_first if _age(each) < _age(limit.record)]
         return [each for each in newest_first if _matches(each, query)][: query.limit]
+
+    # --- forgetting -----------------------------------------------------------------------------------------------------------
+
+    async def prune(self, request: PruneRequest) -> Pruned:
+        """See Store."""
+        self._check_open()
+        newest_first = sorted((run.record for run in self._runs.values()), key=_age, reverse=True)
+        wanted = [
+            each
+            for each in newest_first
+            if each.status in request.statuses
+            and each.updated_at < request.ended_before
+            and (request.after is None or _age(each) < request.after)
+        ][: request.limit]
+        children: dict[RunKey, list[RunKey]] = {}
+        for record in newest_first:
+            if record.parent_key is not None:
+                children.setdefault(record.parent_key, []).append(record.run_key)
+
+        def look(run_key: RunKey) -> Candidate | None:
+            run = self._runs.get(run_key)
+            return None if run is None else self._candidate(run.record, children.get(run_key, ()))
+
+        verdicts = [self._forget(judge(each.run_key, request, look), request) for each in wanted]
+        return tally(verdicts, request, _age(wanted[-1]) if len(wanted) == request.limit else None)
+
+    def _candidate(self, record: RunRecord, children: Sequence[RunKey]) -> Candidate:
+        parent = None if record.parent_key is None else self._runs.get(record.parent_key)
+        return Candidate(
+            run_key=record.run_key,
+            status=record.status,
+            ended_at=record.updated_at,
+            entry_count=record.version,
+            parent_status=None if parent is None else parent.record.status,
+            children=children,
+            is_forked=any(run.forked_from == record.run_key for run in self._runs.values()),
+        )
+
+    def _forget(self, verdict: Verdict, request: PruneRequest) -> Verdict:
+        if isinstance(verdict, list) and not request.dry_run:
+            for each in verdict:
+                del self._keys[self._runs.pop(each.run_key).record.run_id]
+        return verdict
 
     # --- small questions ------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from everstep.stores.base import (
     Write,
     transacting,
 )
+from everstep.stores.pruning import Pruned, PruneRequest
 
 T = TypeVar("T")
 Transact: TypeAlias = Callable[[Slot, TransactionBody], Awaitable[Outcome | RolledBack]]
@@ -134,6 +135,10 @@ class Connection:
     async def attempts(self, run_key: RunKey) -> list[AttemptRecord]:
         """See Store."""
         return await self.ask("attempts", (run_key,), lambda: self.inner.attempts(run_key))
+
+    async def prune(self, request: PruneRequest) -> Pruned:
+        """See Store."""
+        return await self.ask("prune", (request,), lambda: self.inner.prune(request))
 
     async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
         """See Store."""

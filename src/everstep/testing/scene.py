@@ -26,6 +26,7 @@ from everstep.stores.base import (
     Store,
     Write,
 )
+from everstep.stores.pruning import PruneRequest
 
 WORKFLOW = "checkout"
 CODE = "code-1"
@@ -148,6 +149,18 @@ class Scene:
     async def rest(self, run: RunRecord, ending: Event, status: Status) -> RunRecord:
         """End a run."""
         return await self.landed(self.append(run, ending, status=status, consumed=run.inbox_seq))
+
+    async def parent_and_child(self, worker_key: WorkerKey) -> tuple[RunRecord, RunRecord]:
+        """A parent and its child, both at work."""
+        parent = await self.owned(worker_key, "parent")
+        parent = await self.landed(self.append(parent, children=(new_run("child", parent_command="0:1"),)))
+        return parent, (await self.claim_one(worker_key)).run
+
+    def old(self, **fields: Any) -> PruneRequest:
+        """Ask for all runs at rest whose newest entry is not of this instant."""
+        at_rest = tuple(status for status in Status if status.is_at_rest)
+        asked: dict[str, Any] = {"ended_before": self.store.now(), "statuses": at_rest, **fields}
+        return PruneRequest(**asked)
 
     # --- what is checked after every test -------------------------------------------------------------------------------
 

@@ -63,11 +63,12 @@ from everstep.stores.base import (
     transacting,
 )
 from everstep.testing.operator_suite import OperatorSuite
+from everstep.testing.pruning_suite import PruningSuite
 from everstep.testing.scene import CODE, LEASE_SECONDS, WORKFLOW, Clocks, Scene, created_event, ids, message, new_run
 
 SUCCESS = RunSucceeded(Raw(b'"paid"'))
 ERROR = ErrorRecord("builtins.ValueError", "no")
-ENDINGS = [
+ENDINGS: list[tuple[Event, Status, Event]] = [
     (SUCCESS, Status.SUCCEEDED, ChildSucceeded("0:1", Raw(b'"paid"'))),
     (RunFailed(ERROR), Status.FAILED, ChildFailed("0:1", "failed", ERROR)),
     (
@@ -80,7 +81,7 @@ ENDINGS = [
 
 
 @pytest.mark.asyncio
-class StoreSuite(OperatorSuite):
+class StoreSuite(OperatorSuite, PruningSuite):
     """Every promise, checked on one store."""
 
     # --- what a subclass says about its store -------------------------------------------------------------------------

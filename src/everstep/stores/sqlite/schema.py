@@ -73,6 +73,8 @@ CREATE TABLE runs(
 CREATE INDEX runs_due ON runs(workflow, refused_by, wake_at) WHERE worker_key IS NULL AND wake_at IS NOT NULL;
 CREATE INDEX runs_owned ON runs(worker_key) WHERE worker_key IS NOT NULL;
 CREATE INDEX runs_unread ON runs(worker_key) WHERE worker_key IS NOT NULL AND inbox_seq > inbox_done;
+CREATE INDEX runs_children ON runs(parent_key) WHERE parent_key IS NOT NULL;
+CREATE INDEX runs_forks ON runs(forked_from) WHERE forked_from IS NOT NULL;
 CREATE INDEX runs_newest ON runs(created_at);
 -- Not IN (…): it would build a table of its three values at every update of any run (measured: 35 µs).
 CREATE INDEX runs_in_trouble ON runs(created_at) WHERE status = 'paused' OR status = 'failed' OR status = 'dead';

@@ -37,7 +37,8 @@ from everstep.stores.base import (
     Write,
 )
 from everstep.stores.changes import Changes
-from everstep.stores.sqlite import callers, claim, connection, faults, read, workers, write
+from everstep.stores.pruning import Pruned, PruneRequest
+from everstep.stores.sqlite import callers, claim, connection, faults, prune, read, workers, write
 from everstep.stores.sqlite.ask import Ask, asking
 from everstep.stores.sqlite.clock import StoreClock, wall_clock
 from everstep.stores.sqlite.oslock import WorkerLocks
@@ -221,6 +222,13 @@ class SQLiteStore:
         run = await self._state().writer.run(lambda tx: write.settle(tx, settlement))
         self._changes.mark()
         return run
+
+    async def prune(self, request: PruneRequest) -> Pruned:
+        """See Store."""
+        found = await self._read(lambda ask: prune.places(ask, request))
+        if request.dry_run or not found:
+            return await self._read(lambda ask: prune.foresee(ask, request, found))
+        return await self._state().writer.run(lambda tx: prune.prune(tx, request, found))
 
     # --- claiming -----------------------------------------------------------------------------------------------------------
 

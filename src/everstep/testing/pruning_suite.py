@@ -1,0 +1,164 @@
+"""
+The part of the conformance suite about forgetting runs: P21 of ``everstep.stores.base``.
+"""
+
+from __future__ import annotations
+
+from msgspec import Raw
+
+from everstep.events import CancelRequested, Event, RunCancelled, RunDied, RunFailed, RunSucceeded
+from everstep.records import AttemptRecord, ErrorRecord, RunKey, Status
+from everstep.stores.base import Fenced, RunFilter
+from everstep.stores.pruning import Kept
+from everstep.testing.scene import Scene, ids, message
+
+SUCCESS = RunSucceeded(Raw(b'"paid"'))
+ERROR = ErrorRecord("builtins.ValueError", "no")
+ENDINGS: list[tuple[Event, Status]] = [
+    (SUCCESS, Status.SUCCEEDED),
+    (RunFailed(ERROR), Status.FAILED),
+    (RunCancelled("stop"), Status.CANCELLED),
+    (RunDied("worn"), Status.DEAD),
+]
+
+
+class PruningSuite:
+    """Mixed into ``StoreSuite``, which makes the scenes."""
+
+    async def test_a_pruned_run_leaves_nothing_behind(self, scene: Scene) -> None:
+        """P21: and whoever still believes in it reaches nobody."""
+        run = await scene.owned(await scene.worker())
+        row = AttemptRecord(run_key=run.run_key, key="0:1", attempt=2)
+        await scene.commit(scene.keep(run, attempts=(row,)))
+        await scene.store.post("order-1", message(CancelRequested()))
+        run = await scene.rest(await scene.run(), SUCCESS, Status.SUCCEEDED)
+        scene.clocks.advance(1)
+
+        pruned = await scene.store.prune(scene.old())
+
+        assert (1, run.version, {}, None) == (pruned.run_count, pruned.entry_count, pruned.kept, pruned.next)
+        assert await scene.store.get("order-1") is None
+        assert [] == await scene.store.list(RunFilter())
+        assert [] == await scene.store.load(run.run_key)
+        assert [] == await scene.store.attempts(run.run_key)
+        assert await scene.store.post("order-1", message(CancelRequested())) is None
+        assert [Fenced()] == await scene.commit(scene.append(run, worker_key=1))
+
+    async def test_the_id_of_a_pruned_run_may_come_back_and_its_key_never(self, scene: Scene) -> None:
+        """P21: the later run knows nothing of the earlier one; even its messages are numbered anew."""
+        worker = await scene.worker()
+        keys: list[RunKey] = []
+        for _ in range(3):
+            run = await scene.owned(worker)
+            keys.append(run.run_key)
+            await scene.store.post("order-1", message(CancelRequested(), dedupe="once"))
+            run = await scene.run()
+            assert (1, 2) == (run.inbox_seq, len(await scene.store.load(run.run_key)))
+            await scene.rest(run, SUCCESS, Status.SUCCEEDED)
+            scene.clocks.advance(1)
+            await scene.store.prune(scene.old())
+
+        assert 3 == len(set(keys))
+
+    async def test_only_runs_at_rest_that_are_old_and_asked_for_are_pruned(self, scene: Scene) -> None:
+        """P21: nobody prunes by accident."""
+        worker = await scene.worker()
+        for number, (ending, status) in enumerate(ENDINGS):
+            await scene.rest(await scene.owned(worker, f"order-{number}"), ending, status)
+        await scene.owned(worker, "running")
+        await scene.create("queued", wake_at=scene.store.now() + 10**12)
+        scene.clocks.advance(1)
+        ended_before = scene.store.now()
+        await scene.rest(await scene.owned(worker, "young"), SUCCESS, Status.SUCCEEDED)
+        scene.clocks.advance(1)
+
+        wanted = scene.old(ended_before=ended_before, statuses=(Status.SUCCEEDED, Status.DEAD, Status.RUNNING, Status.QUEUED))
+        pruned = await scene.store.prune(wanted)
+
+        assert (2, {}) == (pruned.run_count, pruned.kept)
+        assert {"order-1", "order-2", "running", "queued", "young"} == set(ids(await scene.store.list(RunFilter())))
+
+    async def test_a_child_stays_while_its_parent_is_at_work(self, scene: Scene) -> None:
+        """P21: the parent's code would start it anew."""
+        worker = await scene.worker()
+        parent, child = await scene.parent_and_child(worker)
+        await scene.rest(child, SUCCESS, Status.SUCCEEDED)
+        scene.clocks.advance(1)
+
+        kept = await scene.store.prune(scene.old())
+        await scene.rest(await scene.run("parent"), SUCCESS, Status.SUCCEEDED)
+        scene.clocks.advance(1)
+        pruned = await scene.store.prune(scene.old())
+
+        assert (0, {Kept.PARENT: 1}) == (kept.run_count, kept.kept)
+        assert (2, {}) == (pruned.run_count, pruned.kept)
+        assert [] == await scene.store.load(parent.run_key)
+
+    async def test_a_parent_stays_while_a_child_of_it_stays(self, scene: Scene) -> None:
+        """P21: a later run of the parent's id would find its children's ids taken."""
+        worker = await scene.worker()
+        parent, child = await scene.parent_and_child(worker)
+        await scene.rest(parent, SUCCESS, Status.SUCCEEDED)
+        scene.clocks.advance(1)
+
+        at_work = await scene.store.prune(scene.old())
+        await scene.rest(child, RunFailed(ERROR), Status.FAILED)
+        scene.clocks.advance(1)
+        not_asked_for = await scene.store.prune(scene.old(statuses=(Status.SUCCEEDED,)))
+        both = await scene.store.prune(scene.old())
+
+        assert (0, {Kept.CHILD: 1}) == (at_work.run_count, at_work.kept)
+        assert (0, {Kept.CHILD: 1}) == (not_asked_for.run_count, not_asked_for.kept)
+        assert (2, {}) == (both.run_count, both.kept)
+        assert [] == await scene.store.list(RunFilter())
+
+    async def test_a_dry_prune_says_what_would_go_and_changes_nothing(self, scene: Scene) -> None:
+        """P21: the same answer."""
+        worker = await scene.worker()
+        for run in await scene.parent_and_child(worker):
+            await scene.rest(await scene.run(run.run_id), SUCCESS, Status.SUCCEEDED)
+        await scene.rest(await scene.owned(worker, "alone"), SUCCESS, Status.SUCCEEDED)
+        scene.clocks.advance(1)
+        before = await scene.store.list(RunFilter())
+
+        foreseen = await scene.store.prune(scene.old(dry_run=True))
+        after = await scene.store.list(RunFilter())
+        pruned = await scene.store.prune(scene.old())
+
+        assert before == after
+        assert foreseen == pruned
+        assert 3 == pruned.run_count
+
+    async def test_pruning_goes_on_where_the_batch_before_ended(self, scene: Scene) -> None:
+        """P21: in batches of any size, past those that stay, to the end."""
+        worker = await scene.worker()
+        for number in range(5):
+            await scene.rest(await scene.owned(worker, f"order-{number}"), SUCCESS, Status.SUCCEEDED)
+            scene.clocks.advance(1)
+        _, child = await scene.parent_and_child(worker)
+        await scene.rest(child, SUCCESS, Status.SUCCEEDED)
+        scene.clocks.advance(1)
+
+        answers = [await scene.store.prune(scene.old(limit=2))]
+        while answers[-1].next is not None:
+            answers.append(await scene.store.prune(scene.old(limit=2, after=answers[-1].next)))
+
+        assert [1, 2, 2, 0] == [answer.run_count for answer in answers]
+        assert [{Kept.PARENT: 1}, {}, {}, {}] == [answer.kept for answer in answers]
+        assert {"parent", "child"} == set(ids(await scene.store.list(RunFilter())))
+
+    async def test_a_run_stays_while_a_fork_reads_its_journal(self, scene: Scene) -> None:
+        """P21: and goes with or after the fork."""
+        worker = await scene.worker()
+        forked = await scene.rest(await scene.owned(worker), SUCCESS, Status.SUCCEEDED)
+        fork = await scene.owned(worker, "fork", forked_from=forked.run_key)
+        scene.clocks.advance(1)
+
+        kept = await scene.store.prune(scene.old())
+        await scene.rest(fork, SUCCESS, Status.SUCCEEDED)
+        scene.clocks.advance(1)
+        pruned = await scene.store.prune(scene.old())
+
+        assert (0, {Kept.FORK: 1}) == (kept.run_count, kept.kept)
+        assert (2, {}) == (pruned.run_count, pruned.kept)
+        assert [] == await scene.store.list(RunFilter())
