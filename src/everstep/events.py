@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, field
 
 from everstep.errors import Unencodable
 from everstep.records import ErrorRecord, Micros, Relaxed, RunKey, UndoRecord
@@ -26,8 +26,18 @@ FORMAT = 1
 """Version of the event format and of the loop's semantics; a worker never claims a run of a format it does not know."""
 
 
-class _Event(Struct, frozen=True, tag_field="event", tag=True, omit_defaults=True, gc=False):
-    pass
+class BlobRef(Struct, frozen=True, array_like=True, gc=False):
+    """A payload that stands beside the journal (``everstep.blobs``): field, argument (if it is one), hash (hex), size."""
+
+    field: str
+    member: str
+    hash: str
+    size: int
+
+
+class _Event(Struct, frozen=True, kw_only=True, tag_field="event", tag=True, omit_defaults=True, gc=False):
+    # Only in stored events: whoever reads an entry has the payloads in their places again.
+    blobs: tuple[BlobRef, ...] = field(default=(), name="$blobs")
 
 
 # --- inputs: facts that arrived -------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
+from everstep.blobs import BadBlob, Blob, attach, detach
 from everstep.errors import CorruptJournal
 from everstep.events import Event, decode_events, encode_events
 from everstep.records import Micros, RunKey
@@ -36,6 +37,7 @@ class Entry(Struct, frozen=True, gc=False):
         drained: The workflow's code ran in it. If not, its inputs join the next entry that is drained.
         events: JSON, exactly as hashed.
         hash: 32 bytes.
+        blobs: Large payloads that ``events`` refers to by their hashes.
     """
 
     run_key: RunKey
@@ -45,10 +47,19 @@ class Entry(Struct, frozen=True, gc=False):
     drained: bool
     events: bytes
     hash: bytes
+    blobs: tuple[Blob, ...] = ()
 
     def decoded(self) -> list[Event]:
         """Its events as values."""
-        return decode_events(self.events)
+        return decode_events(self.whole())
+
+    def whole(self) -> bytes:
+        """Its events with every payload in its place.
+
+        Raises:
+            BadBlob: One is missing, or was altered.
+        """
+        return attach(self.events, self.blobs, self.run_key)
 
 
 def entry_hash(previous: bytes, run_key: RunKey, version: int, epoch: int, at: Micros, drained: bool, events: bytes) -> bytes:
@@ -63,10 +74,21 @@ def seal(
     return seal_bytes(previous, run_key, version, epoch, at, drained, encode_events(events))
 
 
-def seal_bytes(previous: bytes, run_key: RunKey, version: int, epoch: int, at: Micros, drained: bool, events: bytes) -> Entry:
-    """The same for events that are encoded already."""
+def seal_bytes(
+    previous: bytes,
+    run_key: RunKey,
+    version: int,
+    epoch: int,
+    at: Micros,
+    drained: bool,
+    events: bytes,
+    *,
+    keep_whole: bool = False,
+) -> Entry:
+    """The same for events that are encoded already. ``keep_whole``: large payloads stay in the entry."""
+    events, blobs = (events, ()) if keep_whole else detach(events, run_key)
     digest = entry_hash(previous, run_key, version, epoch, at, drained, events)
-    return Entry(run_key, version, epoch, at, drained, events, digest)
+    return Entry(run_key, version, epoch, at, drained, events, digest, blobs)
 
 
 def verify_chain(
@@ -113,11 +135,12 @@ def decode_verified(entry: Entry, run_id: str, reader: Reader | None = None) -> 
     Without a reader, payloads are left as they are stored.
     """
     try:
-        return decode_events(entry.events) if reader is None else reader.decode(entry.events, entry.version)
-    except msgspec.MsgspecError as error:
+        whole = entry.whole()
+        return decode_events(whole) if reader is None else reader.decode(whole, entry.version)
+    except (msgspec.MsgspecError, BadBlob) as error:
         raise CorruptJournal(
             f"run {run_id}: entry {entry.version} cannot be read: {error}. Nothing was executed and nothing was changed. "
-            "It was written by a newer everstep, or damaged before it was hashed.",
+            "It was written by a newer everstep, or damaged: compare with a backup.",
             run_id=run_id,
             version=entry.version,
         ) from error

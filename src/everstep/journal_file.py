@@ -6,8 +6,8 @@ A journal as a file: what leaves one store to be replayed, looked at or kept els
     {"version":2,…}
 
 One line of JSON for each entry, oldest first, so that a person can read it and ``diff`` it. The events stand in it byte by byte
-as they were hashed: whoever formats the file anew breaks the chain, and is told so. The number after ``journal`` is the version
-of this format. A file may hold several journals, one after the other.
+as they were hashed: whoever formats the file anew breaks the chain, and is told so. Large payloads follow them in ``blobs``, by
+their hashes. The number after ``journal`` is the version of this format. A file may hold several journals, one after the other.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Raw, Struct
 
+from everstep.blobs import Blob
 from everstep.errors import CorruptJournal, UsageError
 from everstep.events import RunCreated, decode_events
 from everstep.journal import Entry, verify_chain
@@ -34,13 +35,14 @@ class _Head(Struct, frozen=True):
     run_key: RunKey
 
 
-class _Line(Struct, frozen=True):
+class _Line(Struct, frozen=True, omit_defaults=True):
     version: int
     epoch: int
     at: Micros
     drained: bool
     hash: str
     events: Raw
+    blobs: dict[str, Raw] = {}
 
 
 def save_journal(path: str | os.PathLike[str], entries: Iterable[Entry]) -> None:
@@ -85,7 +87,8 @@ def dump_journal(entries: list[Entry]) -> Iterator[bytes]:
         verify_chain(entries, run_key=entries[0].run_key, run_id=run_id)
         yield msgspec.json.encode(_Head(FORMAT, run_id, entries[0].run_key)) + b"\n"
     for entry in entries:
-        line = _Line(entry.version, entry.epoch, entry.at, entry.drained, entry.hash.hex(), Raw(entry.events))
+        blobs = {blob.hash.hex(): Raw(blob.data) for blob in entry.blobs}
+        line = _Line(entry.version, entry.epoch, entry.at, entry.drained, entry.hash.hex(), Raw(entry.events), blobs)
         yield msgspec.json.encode(line) + b"\n"
 
 
@@ -132,9 +135,10 @@ def _entry(head: _Head, line: bytes, name: str, number: int) -> Entry:
     try:
         read = msgspec.json.decode(line, type=_Line)
         digest = bytes.fromhex(read.hash)
+        blobs = tuple(Blob(bytes.fromhex(each), bytes(data)) for each, data in read.blobs.items())
     except ValueError as error:  # msgspec's own errors are ValueErrors too
         raise _unreadable(name, number, error) from error
-    return Entry(head.run_key, read.version, read.epoch, read.at, read.drained, bytes(read.events), digest)
+    return Entry(head.run_key, read.version, read.epoch, read.at, read.drained, bytes(read.events), digest, blobs)
 
 
 def _unreadable(name: str, number: int, error: Exception) -> UsageError:

@@ -152,6 +152,13 @@ def test_all_arguments_together_have_one_limit() -> None:
         ArgumentsCodec(charge, max_bytes=20).encode(("42", 1999), {})
 
 
+def test_an_argument_that_is_too_large_is_named_with_its_function_size_and_limit() -> None:
+    with pytest.raises(
+        PayloadTooLarge, match=r"argument order_id of charge: at least 3,0\d\d bytes encoded, the limit is 2,000"
+    ):
+        ArgumentsCodec(charge, max_bytes=2000).encode(("x" * 3000, 1999), {})
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,19 @@ async def test_the_effect_is_there_once_and_its_result_is_recorded(here: Here, k
     assert 7 == await (await engine.start(only(), id="a")).result()
     assert 7 == kind.left_over
     assert [("a", take.name, "0:1", "7")] == kind.witnesses
+
+
+async def test_a_later_run_of_a_pruned_id_finds_no_witness_of_the_earlier_one(here: Here, kind: Kind) -> None:
+    """E4: the row of the earlier run is still there, and is not for it."""
+    take = kind.database.transaction(kind.take)
+    only = workflow_of(take, "hat", 3)
+    engine = await here.engine(only)
+    assert 7 == await (await engine.start(only(), id="a")).result()
+    await asyncio.sleep(0.001)
+
+    assert 1 == (await engine.prune(timedelta(0))).run_count
+    assert 4 == await (await engine.start(only(), id="a")).result()
+    assert [("a", take.name, "0:1", "7"), ("a", take.name, "0:1", "4")] == sorted(kind.witnesses, reverse=True)
 
 
 async def test_a_worker_that_dies_after_the_commit_is_followed_by_one_that_finds_the_witness(here: Here, kind: Kind) -> None:

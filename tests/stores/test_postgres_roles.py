@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec import Raw
 
+from everstep.blobs import BLOB_BYTES_MIN
 from everstep.errors import StoreUnavailable, UsageError
-from everstep.testing.scene import Scene
+from everstep.events import RunSucceeded, StepCompleted
+from everstep.records import Status
+from everstep.testing.scene import Clocks, Scene
 from tests.stores.postgres_roles import EngineRole
 
 pytest.importorskip("asyncpg", reason="needs asyncpg: pip install --group test")
@@ -37,6 +41,8 @@ async def engine(engine_url: str) -> AsyncIterator[Link]:
     [
         "UPDATE journal SET events = '[]'",
         "DELETE FROM journal",
+        "UPDATE blobs SET data = ''",
+        "DELETE FROM blobs",
         "TRUNCATE journal",
         "UPDATE inbox SET event = '{}'",
         "DELETE FROM inbox",
@@ -76,6 +82,24 @@ async def test_a_reader_sees_runs_and_no_payloads(postgres_url: str, engine_url:
         with pytest.raises(link.Error, match="permission denied"):
             await owner.fetch(f"SELECT * FROM {table}")
     await owner.close()
+
+
+async def test_an_engine_cannot_forget_runs_and_says_who_can(engine_url: str) -> None:
+    """Nor what a blob says."""
+    clocks = Clocks()
+    store = PostgresStore(engine_url, now=clocks.now, monotonic=clocks.monotonic)
+    await store.open()
+    scene = Scene(store, clocks)
+    run = await scene.owned(await scene.worker())
+    run = await scene.landed(scene.append(run, StepCompleted("0:1", Raw(b'"' + b"x" * BLOB_BYTES_MIN + b'"'))))
+    await scene.rest(run, RunSucceeded(Raw(b"1")), Status.SUCCEEDED)
+    clocks.advance(1)
+
+    with pytest.raises(StoreUnavailable, match="does not permit this"):
+        await store.prune(scene.old())
+    assert 1 == (await store.prune(scene.old(dry_run=True))).run_count
+    assert run.version + 1 == len(await store.load(run.run_key))
+    await store.close()
 
 
 async def test_an_engine_cannot_migrate_and_says_who_can(postgres_url: str, engine_url: str) -> None:

@@ -31,6 +31,11 @@ class TestPostgresStore(StoreSuite):
         self.url = await self.role.url(self.owner_url)
         return PostgresStore(self.url, now=clocks.now, monotonic=clocks.monotonic, empty_seconds=0)
 
+    async def store_of_owner(self, store: Store) -> Store:
+        owned = PostgresStore(self.owner_url, now=self.clocks.now, monotonic=self.clocks.monotonic)
+        await owned.open()
+        return owned
+
     async def kill_worker(self, store: Store, worker_key: WorkerKey) -> None:
         assert isinstance(store, PostgresStore)
         await store.kill(worker_key)

@@ -67,6 +67,20 @@ def test_a_journal_is_read_as_it_was_written(journal: list[Entry], path: Path) -
         replay(load_journal(path), other_talk)
 
 
+async def test_large_values_are_in_the_file_too(path: Path) -> None:
+    async with Env() as env:
+        handle = await env.start(talk("x" * 100_000), id="talk-1")
+        await handle.send(approval, "yes")
+        await handle
+        journal = await handle.journal()
+
+    save_journal(path, journal)
+
+    assert any(entry.blobs for entry in journal)
+    assert journal == load_journal(path)
+    assert isinstance(replay(load_journal(path), talk), RunSucceeded)
+
+
 @pytest.mark.parametrize("name", sorted(file.stem for file in FOLDER.glob("*.json")))
 def test_every_golden_journal_survives_a_file(name: str, path: Path) -> None:
     _, entries = read(name)

@@ -123,7 +123,7 @@ class ArgumentsCodec:
         except Refusal as refusal:
             raise unencodable(refusal, name) from None
         except Spent as spent:
-            raise too_large(name, limit + spent.over, limit) from None
+            raise too_large(f"argument {name} of {self._name}", limit + spent.over, limit) from None
         except RecursionError:
             raise unencodable(NO_STACK, name) from None
         data = _ENCODE(wire)

@@ -226,7 +226,7 @@ def unsupported(refusal: Refusal, root: str) -> Unencodable:
 def too_large(root: str, size: int, limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(
         f"{root}: at least {size:,} bytes encoded, the limit is {limit:,}.\n"
-        "Nothing was stored. Keep the data elsewhere and pass its id, or raise the limit.",
+        "Nothing was stored. Keep the data elsewhere and pass its id, or pass it in several parts.",
         size=size,
         limit=limit,
     )

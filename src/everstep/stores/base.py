@@ -34,6 +34,7 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
          is there, at rest too. The first one stays; one to a message that is not there is dropped.
     P20  Messages that come with a new run are in its inbox iff that write creates it, numbered from 1.
     P21  A run is pruned whole or not at all, only at rest, only if nothing refers to it. Its id may come back, its key never.
+    P22  The blobs of an entry are stored iff it lands, once per run, and come back with it. Who reads an entry verifies them.
 
 Times: ``now()`` is the store's clock. Leases count on a clock that does not jump.
 """

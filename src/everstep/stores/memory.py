@@ -460,7 +460,9 @@ class MemoryStore:
     def _append_events(self, run: _Run, events: bytes, status: Status, deaths: int, worker_key: WorkerKey | None) -> None:
         record = run.record
         at = max(record.updated_at, self.now())
-        entry = seal_bytes(record.hash, record.run_key, record.version + 1, record.epoch + 1, at, False, events)
+        entry = seal_bytes(
+            record.hash, record.run_key, record.version + 1, record.epoch + 1, at, False, events, keep_whole=True
+        )
         run.entries.append(entry)
         run.record = replace(
             record,
@@ -550,7 +552,7 @@ class MemoryStore:
             entry_count=record.version,
             parent_status=None if parent is None else parent.record.status,
             children=children,
-            is_forked=any(run.forked_from == record.run_key for run in self._runs.values()),
+            forks=[key for key, run in self._runs.items() if run.forked_from == record.run_key],
         )
 
     def _forget(self, verdict: Verdict, request: PruneRequest) -> Verdict:

@@ -80,7 +80,7 @@ class Candidate(Struct, frozen=True, kw_only=True, gc=False):
         entry_count: How many entries it has.
         parent_status: Of the run that started it; None if there is none (any more).
         children: Runs that it started and that still exist.
-        is_forked: The journal of another run begins in its own.
+        forks: Runs whose journal begins in its own.
     """
 
     run_key: RunKey
@@ -89,7 +89,7 @@ class Candidate(Struct, frozen=True, kw_only=True, gc=False):
     entry_count: int
     parent_status: Status | None = None
     children: Sequence[RunKey] = ()
-    is_forked: bool = False
+    forks: Sequence[RunKey] = ()
 
 
 Look: TypeAlias = Callable[[RunKey], Candidate | None]
@@ -110,7 +110,7 @@ def judge(run_key: RunKey, request: PruneRequest, look: Look) -> Verdict:
         return None
     if run.parent_status is not None and not run.parent_status.is_at_rest:
         return Kept.PARENT
-    if run.is_forked:
+    if _is_needed_by_forks(run, request, look):
         return Kept.FORK
     going = [run]
     for each in going:  # It grows meanwhile: generation by generation.
@@ -118,7 +118,7 @@ def judge(run_key: RunKey, request: PruneRequest, look: Look) -> Verdict:
         for child in children:
             if child is None:
                 continue
-            if child.is_forked or not _is_asked_for(child, request):
+            if _is_needed_by_forks(child, request, look) or not _is_asked_for(child, request):
                 return Kept.CHILD
             going.append(child)
     return going[::-1]
@@ -145,6 +145,12 @@ def joined(one: Pruned, other: Pruned) -> Pruned:
         kept={reason: one.kept.get(reason, 0) + other.kept.get(reason, 0) for reason in {*one.kept, *other.kept}},
         next=other.next,
     )
+
+
+def _is_needed_by_forks(run: Candidate, request: PruneRequest, look: Look) -> bool:
+    """Forks are younger, so those that go are gone by now; unless nothing is deleted."""
+    forks = [key for key in run.forks if look(key) is not None]
+    return not all(request.dry_run and isinstance(judge(key, request, look), list) for key in forks)
 
 
 def _is_asked_for(run: Candidate, request: PruneRequest) -> bool:

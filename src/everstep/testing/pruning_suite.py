@@ -1,16 +1,29 @@
 """
-The part of the conformance suite about forgetting runs: P21 of ``everstep.stores.base``.
+The part of the conformance suite about forgetting runs and about large payloads: P21 and P22 of ``everstep.stores.base``.
 """
 
 from __future__ import annotations
 
 from msgspec import Raw
 
-from everstep.events import CancelRequested, Event, RunCancelled, RunDied, RunFailed, RunSucceeded
+from everstep.blobs import BLOB_BYTES_MIN
+from everstep.events import (
+    CancelRequested,
+    ChildSucceeded,
+    Event,
+    RunCancelled,
+    RunDied,
+    RunFailed,
+    RunSucceeded,
+    SignalReceived,
+    StepCompleted,
+    TimerFired,
+    decode_event,
+)
 from everstep.records import AttemptRecord, ErrorRecord, RunKey, Status
-from everstep.stores.base import Fenced, RunFilter
+from everstep.stores.base import Fenced, Landed, RunFilter, Store
 from everstep.stores.pruning import Kept
-from everstep.testing.scene import Scene, ids, message
+from everstep.testing.scene import Scene, created_event, ids, message
 
 SUCCESS = RunSucceeded(Raw(b'"paid"'))
 ERROR = ErrorRecord("builtins.ValueError", "no")
@@ -22,8 +35,62 @@ ENDINGS: list[tuple[Event, Status]] = [
 ]
 
 
+def large(letter: str) -> Raw:
+    """A value that does not stay in its entry."""
+    return Raw(b'"' + letter.encode() * BLOB_BYTES_MIN + b'"')
+
+
 class PruningSuite:
     """Mixed into ``StoreSuite``, which makes the scenes."""
+
+    async def reopened(self, store: Store) -> Store:
+        """See StoreSuite."""
+        raise NotImplementedError
+
+    async def test_blobs_come_back_with_their_entries(self, scene: Scene) -> None:
+        """P22: to whoever reads the journal, and to whoever claims the run; also after opening again."""
+        worker = await scene.worker()
+        run = await scene.owned(worker)
+        for letter in "aab":
+            run = await scene.landed(scene.append(run, StepCompleted("0:1", large(letter)), SignalReceived("s", large("c"))))
+        await scene.commit(scene.keep(run, release=True, wake_at=scene.store.now()))
+
+        loaded = await scene.store.load(run.run_key)
+        claimed = await scene.claim_one(worker)
+        scene.store = await self.reopened(scene.store)
+
+        assert [0, 0, 2, 2, 2] == [len(entry.blobs) for entry in loaded]
+        assert loaded == claimed.entries[:-1] == (await scene.store.load(run.run_key))[:-1]
+        assert [StepCompleted("0:1", large("a")), SignalReceived("s", large("c"))] == loaded[2].decoded()
+        assert [StepCompleted("0:1", large("b")), SignalReceived("s", large("c"))] == loaded[4].decoded()
+
+    async def test_a_run_may_begin_with_blobs_and_its_parent_is_told_the_result_whole(self, scene: Scene) -> None:
+        """P22, P13."""
+        worker = await scene.worker()
+        _, child = await scene.parent_and_child(worker)
+        first = scene.first(worker, events=[created_event("order-1"), StepCompleted("0:1", large("a"))])
+        await scene.commit(first)
+        await scene.rest(child, RunSucceeded(large("b")), Status.SUCCEEDED)
+
+        [entry] = await scene.store.load(first.entry.run_key)
+        told = [each for _, messages in await scene.store.pull(worker) for each in messages]
+
+        assert first.entry == entry
+        assert [ChildSucceeded("0:1", large("b"))] == [decode_event(each.event) for each in told]
+
+    async def test_blobs_of_an_entry_that_does_not_land_are_not_stored(self, scene: Scene) -> None:
+        """P22, P5: the rest of the batch lands."""
+        worker = await scene.worker()
+        run, other = await scene.owned(worker), await scene.owned(worker, "order-2")
+        fenced = scene.append(run, StepCompleted("0:1", large("a")), version=run.version + 2)
+        landing = scene.append(other, StepCompleted("0:1", large("a")))
+
+        outcomes = await scene.commit(fenced, landing)
+        await scene.landed(scene.append(run, TimerFired("0:2")))
+
+        assert [Fenced(), Landed()] == outcomes
+        assert landing.entry == (await scene.store.load(other.run_key))[-1]
+        assert [()] * 3 == [entry.blobs for entry in await scene.store.load(run.run_key)]
 
     async def test_a_pruned_run_leaves_nothing_behind(self, scene: Scene) -> None:
         """P21: and whoever still believes in it reaches nobody."""
@@ -34,7 +101,7 @@ class PruningSuite:
         run = await scene.rest(await scene.run(), SUCCESS, Status.SUCCEEDED)
         scene.clocks.advance(1)
 
-        pruned = await scene.store.prune(scene.old())
+        pruned = await scene.prune(scene.old())
 
         assert (1, run.version, {}, None) == (pruned.run_count, pruned.entry_count, pruned.kept, pruned.next)
         assert await scene.store.get("order-1") is None
@@ -56,7 +123,7 @@ class PruningSuite:
             assert (1, 2) == (run.inbox_seq, len(await scene.store.load(run.run_key)))
             await scene.rest(run, SUCCESS, Status.SUCCEEDED)
             scene.clocks.advance(1)
-            await scene.store.prune(scene.old())
+            await scene.prune(scene.old())
 
         assert 3 == len(set(keys))
 
@@ -73,7 +140,7 @@ class PruningSuite:
         scene.clocks.advance(1)
 
         wanted = scene.old(ended_before=ended_before, statuses=(Status.SUCCEEDED, Status.DEAD, Status.RUNNING, Status.QUEUED))
-        pruned = await scene.store.prune(wanted)
+        pruned = await scene.prune(wanted)
 
         assert (2, {}) == (pruned.run_count, pruned.kept)
         assert {"order-1", "order-2", "running", "queued", "young"} == set(ids(await scene.store.list(RunFilter())))
@@ -85,10 +152,10 @@ class PruningSuite:
         await scene.rest(child, SUCCESS, Status.SUCCEEDED)
         scene.clocks.advance(1)
 
-        kept = await scene.store.prune(scene.old())
+        kept = await scene.prune(scene.old())
         await scene.rest(await scene.run("parent"), SUCCESS, Status.SUCCEEDED)
         scene.clocks.advance(1)
-        pruned = await scene.store.prune(scene.old())
+        pruned = await scene.prune(scene.old())
 
         assert (0, {Kept.PARENT: 1}) == (kept.run_count, kept.kept)
         assert (2, {}) == (pruned.run_count, pruned.kept)
@@ -101,11 +168,11 @@ class PruningSuite:
         await scene.rest(parent, SUCCESS, Status.SUCCEEDED)
         scene.clocks.advance(1)
 
-        at_work = await scene.store.prune(scene.old())
+        at_work = await scene.prune(scene.old())
         await scene.rest(child, RunFailed(ERROR), Status.FAILED)
         scene.clocks.advance(1)
-        not_asked_for = await scene.store.prune(scene.old(statuses=(Status.SUCCEEDED,)))
-        both = await scene.store.prune(scene.old())
+        not_asked_for = await scene.prune(scene.old(statuses=(Status.SUCCEEDED,)))
+        both = await scene.prune(scene.old())
 
         assert (0, {Kept.CHILD: 1}) == (at_work.run_count, at_work.kept)
         assert (0, {Kept.CHILD: 1}) == (not_asked_for.run_count, not_asked_for.kept)
@@ -121,9 +188,9 @@ class PruningSuite:
         scene.clocks.advance(1)
         before = await scene.store.list(RunFilter())
 
-        foreseen = await scene.store.prune(scene.old(dry_run=True))
+        foreseen = await scene.prune(scene.old(dry_run=True))
         after = await scene.store.list(RunFilter())
-        pruned = await scene.store.prune(scene.old())
+        pruned = await scene.prune(scene.old())
 
         assert before == after
         assert foreseen == pruned
@@ -139,9 +206,9 @@ class PruningSuite:
         await scene.rest(child, SUCCESS, Status.SUCCEEDED)
         scene.clocks.advance(1)
 
-        answers = [await scene.store.prune(scene.old(limit=2))]
+        answers = [await scene.prune(scene.old(limit=2))]
         while answers[-1].next is not None:
-            answers.append(await scene.store.prune(scene.old(limit=2, after=answers[-1].next)))
+            answers.append(await scene.prune(scene.old(limit=2, after=answers[-1].next)))
 
         assert [1, 2, 2, 0] == [answer.run_count for answer in answers]
         assert [{Kept.PARENT: 1}, {}, {}, {}] == [answer.kept for answer in answers]
@@ -154,11 +221,13 @@ class PruningSuite:
         fork = await scene.owned(worker, "fork", forked_from=forked.run_key)
         scene.clocks.advance(1)
 
-        kept = await scene.store.prune(scene.old())
+        kept = await scene.prune(scene.old())
         await scene.rest(fork, SUCCESS, Status.SUCCEEDED)
         scene.clocks.advance(1)
-        pruned = await scene.store.prune(scene.old())
+        foreseen = await scene.prune(scene.old(dry_run=True))
+        pruned = await scene.prune(scene.old())
 
+        assert foreseen == pruned
         assert (0, {Kept.FORK: 1}) == (kept.run_count, kept.kept)
         assert (2, {}) == (pruned.run_count, pruned.kept)
         assert [] == await scene.store.list(RunFilter())

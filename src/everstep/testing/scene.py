@@ -26,7 +26,7 @@ from everstep.stores.base import (
     Store,
     Write,
 )
-from everstep.stores.pruning import PruneRequest
+from everstep.stores.pruning import Pruned, PruneRequest
 
 WORKFLOW = "checkout"
 CODE = "code-1"
@@ -60,6 +60,7 @@ class Scene:
     def __init__(self, store: Store, clocks: Clocks) -> None:
         self.store = store
         self.clocks = clocks
+        self.pruner: Store | None = None
         self._handed_out = 0
 
     # --- workers and claims -------------------------------------------------------------------------------------------
@@ -111,7 +112,8 @@ class Scene:
 
     def first(self, worker_key: WorkerKey, run_id: str = "order-1", **fields: Any) -> Append:
         """The write that creates a run which the worker owns from its first entry."""
-        entry = seal(GENESIS, self.run_key(worker_key), 1, 1, self.store.now(), True, [created_event(run_id)])
+        events = fields.pop("events", [created_event(run_id)])
+        entry = seal(GENESIS, self.run_key(worker_key), 1, 1, self.store.now(), True, events)
         status = fields.pop("status", Status.RUNNING)
         create = new_run(run_id, messages=fields.pop("messages", ()))
         return Append(entry=entry, worker_key=worker_key, status=status, create=create, **fields)
@@ -149,6 +151,10 @@ class Scene:
     async def rest(self, run: RunRecord, ending: Event, status: Status) -> RunRecord:
         """End a run."""
         return await self.landed(self.append(run, ending, status=status, consumed=run.inbox_seq))
+
+    async def prune(self, request: PruneRequest) -> Pruned:
+        """Forget runs, with the rights of somebody who may."""
+        return await (self.pruner or self.store).prune(request)
 
     async def parent_and_child(self, worker_key: WorkerKey) -> tuple[RunRecord, RunRecord]:
         """A parent and its child, both at work."""

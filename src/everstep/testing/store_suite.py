@@ -100,6 +100,10 @@ class StoreSuite(OperatorSuite, PruningSuite):
         await store.open()
         return store
 
+    async def store_of_owner(self, store: Store) -> Store:
+        """The same store, opened by somebody who may forget runs. The default is a store in which everybody may."""
+        return store
+
     def write_in_progress(self, store: Store) -> AbstractAsyncContextManager[None]:
         """Somebody else is in the middle of a write while this lasts. The default is a store in which nobody can be."""
         return _nothing()
@@ -121,9 +125,13 @@ class StoreSuite(OperatorSuite, PruningSuite):
         store = await self.make_store(clocks)
         await store.open()
         scene = Scene(store, clocks)
+        owned = await self.store_of_owner(store)
+        if owned is not store:
+            scene.pruner = owned
         yield scene
         await scene.verify()
         await scene.store.close()
+        await owned.close()
 
     # --- P1 -----------------------------------------------------------------------------------------------------------
 

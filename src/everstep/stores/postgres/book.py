@@ -65,6 +65,10 @@ FROM unnest($1::int8[], $2::text[], $3::int8[], $4::int8[], $5::int8[], $6::int8
      AS it(run_key, status, epoch, worker_key, wake_at, claimed_version, deaths, inbox_seq, inbox_done, refused_by, base)
 WHERE runs.run_key = it.run_key
 """
+_PUT_BLOBS: Final = """
+INSERT INTO everstep.blobs(run_key, hash, data)
+SELECT * FROM unnest($1::int8[], $2::bytea[], $3::bytea[]) ON CONFLICT DO NOTHING
+"""
 _INSERT_MESSAGES: Final = """
 INSERT INTO everstep.inbox(run_key, seq, at, dedupe, event)
 SELECT * FROM unnest($1::int8[], $2::int8[], $3::int8[], $4::text[], $5::text[])
@@ -228,6 +232,7 @@ class Book:
         pages = sorted([*self._pages.values(), *self._born], key=lambda page: page.record.run_key)
         await self._insert_runs([page for page in pages if page.is_new])
         await self._insert_entries(pages)
+        await self._insert_blobs(pages)
         await self._update_runs([page for page in pages if page.is_changed and not page.is_new])
         await self._insert_messages(pages)
         await self._write_replies(pages)
@@ -266,6 +271,11 @@ class Book:
         ]
         if lines and len(await self._tx.fetch(_INSERT_ENTRIES, *columns(lines))) != len(lines):
             raise Again
+
+    async def _insert_blobs(self, pages: Iterable[Page]) -> None:
+        found = {(entry.run_key, blob.hash): blob.data for page in pages for entry, *_ in page.entries for blob in entry.blobs}
+        if found:
+            await self._tx.fetch(_PUT_BLOBS, *columns([(*key, data) for key, data in found.items()]))
 
     async def _update_runs(self, pages: Sequence[Page]) -> None:
         lines = [

@@ -9,7 +9,7 @@ collides with it, and what a zombie writes after that has no place either: the e
 ``full`` also takes what begins and ends runs, gives them back, consumes messages and keeps attempts. Every row beside the
 journal is made from what the insert returned. Rows of ``runs`` that change are locked first, in run order, before the insert;
 one that somebody else holds is skipped. A child that ends is not for here, since its parent has to be told: it, and everything
-after it that might depend on the telling, is left over.
+after it that might depend on the telling, is left over. An entry with blobs is not for here either.
 
 Neither says why an entry did not land. ``careful`` finds out.
 """
@@ -139,7 +139,9 @@ def is_for_all(batch: Sequence[Write]) -> TypeGuard[Sequence[Append]]:
 
 
 def _is_simple(write: Append) -> bool:
-    if write.children or write.posts or write.replies or rules.known(write) > write.consumed or rules.objection(write):
+    if write.children or write.posts or write.replies or write.entry.blobs or rules.known(write) > write.consumed:
+        return False
+    if rules.objection(write):
         return False
     if write.create is not None and write.create.messages:
         return False

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
+from everstep.blobs import MARK, Blob, hashes_in
 from everstep.journal import GENESIS, Entry
 from everstep.records import AttemptRecord, Message, RunKey, RunRecord, Status, WorkerKey, WorkerRecord
 from everstep.stores import rules
@@ -30,6 +33,7 @@ _SEGMENTS: Final = f"""
 SELECT {rows.ENTRY} FROM unnest($1::int8[], $2::int8[]) AS asked(key, base)
 JOIN everstep.journal ON journal.run_key = asked.key AND journal.version >= asked.base - 1 ORDER BY run_key, version
 """  # noqa: S608
+_BLOBS: Final = "SELECT hash, data FROM everstep.blobs WHERE run_key = $1 AND hash = ANY($2::bytea[])"
 _UNREAD: Final = """
 SELECT inbox.seq, inbox.at, inbox.dedupe, inbox.event, inbox.reply, inbox.run_key
 FROM everstep.runs JOIN everstep.inbox ON inbox.run_key = runs.run_key AND inbox.seq > runs.inbox_done
@@ -92,7 +96,8 @@ async def runs_by_key(tx: Tx, run_keys: Sequence[RunKey]) -> dict[RunKey, RunRec
 
 async def journal(tx: Tx, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
     """The entries of a run from the first, to the end or up to a version."""
-    return list(map(rows.entry_of, await tx.fetch(_JOURNAL, run_key, _VERSION_MAX if up_to is None else up_to)))
+    found = await tx.fetch(_JOURNAL, run_key, _VERSION_MAX if up_to is None else up_to)
+    return await _with_blobs(tx, list(map(rows.entry_of, found)))
 
 
 async def segments(tx: Tx, bases: Mapping[RunKey, int]) -> dict[RunKey, tuple[list[Entry], bytes]]:
@@ -100,7 +105,22 @@ async def segments(tx: Tx, bases: Mapping[RunKey, int]) -> dict[RunKey, tuple[li
     segments: dict[RunKey, list[Entry]] = {run_key: [] for run_key in bases}
     for row in await tx.fetch(_SEGMENTS, list(bases), list(bases.values())):
         segments[row[0]].append(rows.entry_of(row))
+    segments = {run_key: await _with_blobs(tx, entries) for run_key, entries in segments.items()}
     return {run_key: _cut(entries, bases[run_key]) for run_key, entries in segments.items()}
+
+
+async def _with_blobs(tx: Tx, entries: list[Entry]) -> list[Entry]:
+    """The entries of a run with the blobs that they refer to. What is missing is found out by whoever verifies them."""
+    wanted = {entry.version: hashes_in(entry.events) for entry in entries if MARK in entry.events}
+    if not any(wanted.values()):
+        return entries
+    all_hashes = list({each for hashes in wanted.values() for each in hashes})
+    found: dict[bytes, bytes] = {row[0]: row[1] for row in await tx.fetch(_BLOBS, entries[0].run_key, all_hashes)}
+    return [replace(entry, blobs=_of(found, wanted.get(entry.version, ()))) for entry in entries]
+
+
+def _of(found: Mapping[bytes, bytes], hashes: Iterable[bytes]) -> tuple[Blob, ...]:
+    return tuple(Blob(each, found[each]) for each in hashes if each in found)
 
 
 def _cut(entries: list[Entry], base: int) -> tuple[list[Entry], bytes]:

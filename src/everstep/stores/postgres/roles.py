@@ -3,7 +3,8 @@ Who may do what: the statements that give an engine just enough, and a reader le
 
     python -m everstep.stores.postgres.roles --engine orders_engine --reader orders_reader | psql orders
 
-    owner     made the tables, by opening the store once (``everstep runs --store postgresql://owner@…``); migrates them
+    owner     made the tables, by opening the store once (``everstep runs --store postgresql://owner@…``); migrates them, and
+              forgets old runs (``everstep db prune --store postgresql://owner@…``)
     engine    what programs connect as: it can start, drive and message runs, and can neither change nor delete an entry
     reader    what dashboards connect as: it sees which runs there are and how they stand, and no payload
 
@@ -30,8 +31,9 @@ GRANT USAGE ON everstep.run_keys, everstep.worker_keys TO engine;
 GRANT SELECT, INSERT, UPDATE, DELETE ON everstep.workers, everstep.attempts TO engine;
 GRANT SELECT, INSERT, UPDATE ON everstep.runs TO engine;
 GRANT SELECT, INSERT ON everstep.inbox, everstep.journal TO engine;
+GRANT SELECT, INSERT ON everstep.blobs TO engine;
 GRANT SELECT ON everstep.overview, everstep.history TO engine;
-REVOKE UPDATE, DELETE, TRUNCATE ON everstep.journal, everstep.inbox FROM engine;
+REVOKE UPDATE, DELETE, TRUNCATE ON everstep.journal, everstep.inbox, everstep.blobs FROM engine;
 GRANT UPDATE (reply) ON everstep.inbox TO engine;
 """
 _READER: Final = """

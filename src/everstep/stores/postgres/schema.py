@@ -70,6 +70,8 @@ CREATE INDEX runs_due ON everstep.runs(workflow, refused_by, wake_at, run_key)
     WHERE worker_key IS NULL AND wake_at IS NOT NULL;
 CREATE INDEX runs_owned ON everstep.runs(worker_key, run_key) WHERE worker_key IS NOT NULL;
 CREATE INDEX runs_unread ON everstep.runs(worker_key, run_key) WHERE worker_key IS NOT NULL AND inbox_seq > inbox_done;
+CREATE INDEX runs_children ON everstep.runs(parent_key) WHERE parent_key IS NOT NULL;
+CREATE INDEX runs_forks ON everstep.runs(forked_from) WHERE forked_from IS NOT NULL;
 CREATE INDEX runs_newest ON everstep.runs(created_at, run_key);
 CREATE INDEX runs_in_trouble ON everstep.runs(created_at, run_key) WHERE status IN ('paused', 'failed', 'dead');
 
@@ -85,6 +87,13 @@ CREATE TABLE everstep.journal(
     hash bytea NOT NULL,
     events text NOT NULL,
     PRIMARY KEY (run_key, version)
+);
+
+CREATE TABLE everstep.blobs(
+    run_key int8 NOT NULL REFERENCES everstep.runs ON DELETE CASCADE,
+    hash bytea NOT NULL,
+    data bytea NOT NULL,
+    PRIMARY KEY (run_key, hash)
 );
 
 CREATE TABLE everstep.inbox(

@@ -52,7 +52,7 @@ def append_unasked(
     """Append an entry under the next epoch; from then on the run belongs to ``worker_key``, if to anybody."""
     run = page.record
     at = max(run.updated_at, book.now)
-    entry = seal_bytes(run.hash, run.run_key, run.version + 1, run.epoch + 1, at, False, events)
+    entry = seal_bytes(run.hash, run.run_key, run.version + 1, run.epoch + 1, at, False, events, keep_whole=True)
     page.claimed_version = entry.version
     page.append(
         entry,

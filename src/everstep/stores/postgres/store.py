@@ -21,7 +21,7 @@ from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, 
 from everstep.stores import rules
 from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Settlement, Write
 from everstep.stores.changes import Changes
-from everstep.stores.postgres import begin, claim, faults, link, read, schema, settle, workers
+from everstep.stores.postgres import begin, claim, faults, link, prune, read, schema, settle, workers
 from everstep.stores.postgres.address import FORM, Address
 from everstep.stores.postgres.clock import ServerClock
 from everstep.stores.postgres.link import Link
@@ -29,6 +29,7 @@ from everstep.stores.postgres.pool import Pool, Tx
 from everstep.stores.postgres.watch import EMPTY_SECONDS, POLL_SECONDS, PROBE_SECONDS, Seats, Watch, is_direct
 from everstep.stores.postgres.workers import Seen
 from everstep.stores.postgres.write import Writer
+from everstep.stores.pruning import Pruned, PruneRequest
 
 _INCARNATION: Final = "SELECT value FROM everstep.meta WHERE key = 'incarnation'"
 _TELL: Final = "SELECT pg_notify($1, $2)"
@@ -219,6 +220,14 @@ class PostgresStore:
         self._changes.mark()
         await self._tell()
         return run
+
+    async def prune(self, request: PruneRequest) -> Pruned:
+        """See Store."""
+        pool = self._state().pool
+        found = await pool.ask(lambda tx: prune.places(tx, request))
+        if request.dry_run or not found:
+            return await pool.ask(lambda tx: prune.foresee(tx, request, found))
+        return await pool.transact(lambda tx: prune.prune(tx, request, found))
 
     # --- claiming -----------------------------------------------------------------------------------------------------------
 

@@ -21,11 +21,11 @@ ORDER BY created_at DESC, run_key DESC LIMIT ?5
 """
 _NEWEST: Final[Place] = (2**63 - 1, 2**63 - 1)
 _LOOK: Final = """
-SELECT status, updated_at, version, (SELECT status FROM runs AS parents WHERE parents.run_key = runs.parent_key),
-       EXISTS (SELECT 1 FROM runs AS forks WHERE forks.forked_from = runs.run_key)
+SELECT status, updated_at, version, (SELECT status FROM runs AS parents WHERE parents.run_key = runs.parent_key)
 FROM runs WHERE run_key = ?
 """
 _CHILDREN: Final = "SELECT run_key FROM runs WHERE parent_key = ?"
+_FORKS: Final = "SELECT run_key FROM runs WHERE forked_from = ?"
 _DROP_JOURNAL: Final = """
 WITH RECURSIVE chain(id, prev) AS (
     SELECT journal.id, journal.prev FROM runs JOIN journal ON journal.id = runs.head WHERE runs.run_key = ?1
@@ -73,7 +73,7 @@ def _look(ask: Ask, run_key: RunKey) -> Candidate | None:
     row = ask(_LOOK, (run_key,)).fetchone()
     if row is None:
         return None
-    status, ended_at, version, parent_status, is_forked = row
+    status, ended_at, version, parent_status = row
     return Candidate(
         run_key=run_key,
         status=Status(status),
@@ -81,5 +81,5 @@ def _look(ask: Ask, run_key: RunKey) -> Candidate | None:
         entry_count=version,
         parent_status=None if parent_status is None else Status(parent_status),
         children=[key for (key,) in ask(_CHILDREN, (run_key,))],
-        is_forked=bool(is_forked),
+        forks=[key for (key,) in ask(_FORKS, (run_key,))],
     )

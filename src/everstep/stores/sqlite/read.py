@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
+from everstep.blobs import MARK, Blob, hashes_in
 from everstep.journal import GENESIS, Entry
 from everstep.records import AttemptRecord, Message, RunKey, RunRecord, Status, WorkerKey, WorkerRecord
 from everstep.stores import rules
@@ -32,6 +34,7 @@ _MAIL: Final = "SELECT seq, at, dedupe, event, reply FROM inbox WHERE run_key = 
 _LETTER: Final = """
 SELECT seq, at, dedupe, event, reply FROM inbox WHERE run_key = ?1 AND dedupe = ?2 AND dedupe <> '' AND seq > ?3
 """
+_BLOB: Final = "SELECT data FROM blobs WHERE run_key = ? AND hash = ?"
 _UNREAD_RUNS: Final = (
     "SELECT run_key, inbox_done FROM runs INDEXED BY runs_unread "
     "WHERE worker_key = ? AND worker_key IS NOT NULL AND inbox_seq > inbox_done ORDER BY run_key"
@@ -75,7 +78,7 @@ def journal(ask: Ask, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
     newest_first = map(rows.entry_of, ask(_JOURNAL, (run_key,)))
     entries = [entry for entry in newest_first if up_to is None or entry.version <= up_to]
     entries.reverse()
-    return entries
+    return _with_blobs(ask, entries)
 
 
 def journal_from(ask: Ask, run_key: RunKey, base: int) -> tuple[list[Entry], bytes]:
@@ -83,8 +86,18 @@ def journal_from(ask: Ask, run_key: RunKey, base: int) -> tuple[list[Entry], byt
     entries = list(map(rows.entry_of, ask(_JOURNAL_FROM, (run_key, base - 1))))
     entries.reverse()
     if base > 1 and entries and entries[0].version == base - 1:
-        return entries[1:], entries[0].hash
-    return entries, GENESIS
+        return _with_blobs(ask, entries[1:]), entries[0].hash
+    return _with_blobs(ask, entries), GENESIS
+
+
+def _with_blobs(ask: Ask, entries: list[Entry]) -> list[Entry]:
+    return [replace(each, blobs=_blobs(ask, each)) if MARK in each.events else each for each in entries]
+
+
+def _blobs(ask: Ask, entry: Entry) -> tuple[Blob, ...]:
+    """Those that are there: what is missing is found out by whoever verifies the entry."""
+    rows = [(digest, ask(_BLOB, (entry.run_key, digest)).fetchone()) for digest in hashes_in(entry.events)]
+    return tuple(Blob(digest, row[0]) for digest, row in rows if row is not None)
 
 
 def created(ask: Ask, run_key: RunKey) -> bytes:

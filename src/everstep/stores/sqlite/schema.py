@@ -91,6 +91,13 @@ CREATE TABLE journal(
     hash BLOB NOT NULL
 ) STRICT;
 
+CREATE TABLE blobs(
+    run_key INTEGER NOT NULL REFERENCES runs(run_key) ON DELETE CASCADE,
+    hash BLOB NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY(run_key, hash)
+) STRICT;
+
 CREATE TABLE inbox(
     run_key INTEGER NOT NULL REFERENCES runs(run_key) ON DELETE CASCADE,
     seq INTEGER NOT NULL,

@@ -76,6 +76,7 @@ _PUT_ATTEMPT: Final = """
 INSERT OR REPLACE INTO attempts(run_key, key, attempt, failures, due_at, recoveries, details, error, failures_max)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+_PUT_BLOB: Final = "INSERT INTO blobs(run_key, hash, data) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _DROP_ATTEMPT: Final = "DELETE FROM attempts WHERE run_key = ? AND key = ?"
 _DROP_ATTEMPTS: Final = "DELETE FROM attempts WHERE run_key = ?"
 
@@ -187,6 +188,8 @@ def _land(tx: Tx, write: Append, now: Micros) -> Outcome:
         landed = _insert_next(tx, write, must_be_consumed=frees and rules.must_be_consumed(write, now))
     if not landed:
         return _answer(tx, write, now)
+    if write.entry.blobs:
+        _keep_blobs(tx, write.entry)
     if write.attempts or write.settled:
         _keep_attempts(tx, write.entry.run_key, write.attempts, write.settled)
     if not frees and is_plain:
@@ -296,6 +299,11 @@ def _land_keep(tx: Tx, write: Keep, now: Micros) -> Outcome:
     return Landed()
 
 
+def _keep_blobs(tx: Tx, entry: Entry) -> None:
+    for blob in entry.blobs:
+        tx.execute(_PUT_BLOB, (entry.run_key, blob.hash, blob.data))
+
+
 def _give_back(tx: Tx, write: Write, run_key: RunKey, now: Micros) -> None:
     (refused_by,) = only(tx.execute(_REFUSED_BY, (run_key,)))
     after = (rules.wake_after(write, now), rules.refused_after(refused_by, write), write.status.is_at_rest)
@@ -319,7 +327,7 @@ def settle(tx: Tx, settlement: Settlement) -> RunRecord | None:
     if run is None or run.worker_key is not None or run.version != settlement.version:
         return None
     at, is_at_rest = max(run.updated_at, tx.now()), settlement.status.is_at_rest
-    entry = seal_bytes(run.hash, run.run_key, run.version + 1, run.epoch + 1, at, False, settlement.events)
+    entry = seal_bytes(run.hash, run.run_key, run.version + 1, run.epoch + 1, at, False, settlement.events, keep_whole=True)
     insert_unasked(tx, entry)
     after = (entry.run_key, entry.version, entry.hash, entry.epoch, at, settlement.status.value, settlement.wake_at)
     tx.execute(_SETTLE, (*after, is_at_rest))
