@@ -22,6 +22,7 @@ from everstep.cli.inert import inert, without_passwords
 from everstep.errors import (
     CorruptJournal,
     EverstepError,
+    IllegalState,
     NondeterminismError,
     PayloadKeyMissing,
     PayloadTooLarge,
@@ -50,6 +51,7 @@ _CODES: tuple[tuple[type[EverstepError], int], ...] = (
     (RunTimeout, TIMED_OUT),
     (RunNotFound, NOT_FOUND),
     (RunConflict, REFUSED),
+    (IllegalState, REFUSED),
     (RunFailed, UNSUCCESSFUL),
     (RunCancelled, UNSUCCESSFUL),
     (RunDead, UNSUCCESSFUL),

@@ -14,10 +14,11 @@ from everstep.cli.options import version_option
 
 
 class Verb(NamedTuple):
-    """Where a verb is, and what its line in the help says."""
+    """Where a verb is, what its line in the help says, and what the module calls it."""
 
     module: str
     help: str
+    attribute: str = "command"
 
 
 VERBS: Mapping[str, Verb] = {
@@ -28,6 +29,13 @@ VERBS: Mapping[str, Verb] = {
     "state": Verb("state", "Print a run's state at any version, or what changed."),
     "start": Verb("start", "Start a run of a workflow."),
     "cancel": Verb("cancel", "Ask runs to stop; they may clean up."),
+    "pause": Verb("repair", "Let runs stop where they are.", "pause"),
+    "resume": Verb("repair", "Let paused runs go on.", "resume"),
+    "retry": Verb("repair", "Reopen failed or dead runs; what they finished is kept.", "retry"),
+    "discard": Verb("repair", "Give failed, dead or paused runs up for good.", "discard"),
+    "fork": Verb("fork", "Start a run that shares another's history up to a version."),
+    "compare": Verb("compare", "Put two runs side by side."),
+    "dead": Verb("dead", "List dead letters by cause; requeue or discard them."),
     "worker": Verb("worker", "Drive runs until told to stop."),
     "check": Verb("check", "Find what would make workflow code differ on replay."),
     "replay": Verb("replay", "Hold today's code to the journals of runs."),
@@ -51,7 +59,7 @@ class LazyGroup(click.Group):
         verb = VERBS.get(ALIASES.get(cmd_name, cmd_name))
         if verb is None:
             return None
-        command: Any = import_module(f"everstep.cli.{verb.module}").command
+        command: Any = getattr(import_module(f"everstep.cli.{verb.module}"), verb.attribute)
         assert isinstance(command, click.Command)
         return command
 

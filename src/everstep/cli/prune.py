@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from everstep.cli.cancel import confirm
+from everstep.cli.each import confirm
 from everstep.cli.faults import OK
 from everstep.cli.filters import parse_age
 from everstep.cli.inert import json_text
