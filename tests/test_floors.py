@@ -15,7 +15,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors events commands records retry ids blobs journal journal_file ambient secret",),  # the vocabulary: values only
     ("codec", "payloads", "telemetry"),
     ("definitions transactions", "inside", "talk", "asking", "many", "patches", "milestones"),
-    ("generations pipelines",),
+    ("generations pipelines", "children"),
     ("core", "stores", "undo", "databases"),
     ("forks",),
     ("client repair", "engine"),

@@ -7,6 +7,7 @@ Everything public is named here; nothing inside imports this module.
 """
 
 from everstep.asking import Asked, Request, request
+from everstep.children import ChildHandle, start
 from everstep.client import Client, DeadLetter, Handle, HistoryEntry
 from everstep.codec import Undecodable
 from everstep.core.diff import Change
@@ -78,6 +79,7 @@ __all__ = [
     "CallAlreadyUsed",
     "Change",
     "Checkpoint",
+    "ChildHandle",
     "Client",
     "Compression",
     "ContinuedAsNew",
@@ -171,6 +173,7 @@ __all__ = [
     "signal",
     "sleep",
     "sleep_until",
+    "start",
     "state",
     "step",
     "transaction",

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from msgspec import Raw
 
 from everstep.events import RequestReceived, RequestSettled
-from everstep.records import UndoRecord
+from everstep.records import ChildOptions, UndoRecord
 
 
 class Asked(Protocol):
@@ -86,6 +86,28 @@ class UndoScope(Protocol):
         ...
 
 
+class ChildScope(Protocol):
+    """A child run, as the code that started it sees it."""
+
+    @property
+    def run_id(self) -> str: ...
+    def wait(self) -> asyncio.Future[Any]:
+        """Its outcome; may be asked for more than once."""
+        ...
+
+    def begun(self) -> asyncio.Future[None]:
+        """Resolved once it exists; failed if its id belongs to another run."""
+        ...
+
+    def ask_to_stop(self, reason: str = "") -> None:
+        """Ask it to stop."""
+        ...
+
+    def send(self, name: str, value: bytes, message_id: str) -> None:
+        """Send it a signal, as JSON."""
+        ...
+
+
 class WorkflowScope(Protocol):
     """A run in memory, as its own code sees it."""
 
@@ -121,6 +143,10 @@ class WorkflowScope(Protocol):
 
     def issue(self, call: Any, *, undoes: str | None = None, maybe: bool = False) -> Asked:
         """Ask for a step or a child run; as a compensation, with the key of what it undoes."""
+        ...
+
+    def start_child(self, call: Any, options: ChildOptions) -> ChildScope:
+        """Ask for a child run that goes on by itself."""
         ...
 
     def next_signal(self, name: str) -> asyncio.Future[bytes]:

@@ -807,6 +807,7 @@ def new_run(
         created=payloads.keeper(created.run_id).encode([created], 1),
         wake_at=wake_at,
         max_recoveries=workflow.max_recoveries,
+        pinned=workflow.version or "",
     )
 
 

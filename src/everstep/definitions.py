@@ -27,8 +27,8 @@ from everstep import errors
 from everstep.ambient import step_scope
 from everstep.codec import ArgumentsCodec, ValueCodec, codec_for
 from everstep.errors import CallAlreadyUsed, UsageError
-from everstep.ids import check_name
-from everstep.records import Relaxed
+from everstep.ids import check_name, check_version
+from everstep.records import Relaxed, RunRecord
 from everstep.retry import Retry, as_retry
 
 Durability: TypeAlias = Literal["durable", "relaxed"] | Relaxed
@@ -289,7 +289,7 @@ class Workflow(_Base, Generic[P, R]):
             )
         if type(max_recoveries) is not int or max_recoveries < 0:
             raise UsageError(f"workflow {self.name}: max_recoveries={max_recoveries!r}: give a whole number, at least 0.")
-        self.version = version
+        self.version = None if version is None else check_version(version, self.name)
         self.timeout = _check_seconds(timeout, "timeout")
         self.max_recoveries = max_recoveries
         self.relaxed = _relaxed(durability, self.name)
@@ -336,14 +336,17 @@ def require_call(call: object, who: str) -> None:
 
 
 class Registry:
-    """The workflows that an engine knows, by name.
+    """The workflows that an engine knows, by name and version.
+
+    A run that was started on a version is driven by that version and no other. Any code of its name may try to drive a run that
+    was not; if there are several, the one that it began on comes first, then the one listed last.
 
     Raises:
-        UsageError: Two different workflows have the same name, or something else than a workflow was given.
+        UsageError: Two different workflows have the same name and version, or something else than a workflow was given.
     """
 
     def __init__(self, workflows: Iterable[Workflow[..., Any]] = ()) -> None:
-        self._by_name: dict[str, Workflow[..., Any]] = {}
+        self._by_name: dict[str, list[Workflow[..., Any]]] = {}
         for workflow in workflows:
             self.add(workflow)
 
@@ -351,23 +354,46 @@ class Registry:
         """Make a workflow known. Safe to repeat."""
         if not isinstance(workflow, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
             raise UsageError(f"{workflow!r} is no workflow. Decorate the function with @es.workflow.")
-        known = self._by_name.setdefault(workflow.name, workflow)
-        if known is not workflow:
+        known = self.find(workflow.name, workflow.version)
+        if known is None:
+            self._by_name.setdefault(workflow.name, []).append(workflow)
+        elif known is not workflow:
             raise UsageError(
                 f"two workflows are named {workflow.name!r} ({known.__module__} and {workflow.__module__}). Give one of them "
-                "another name: @es.workflow(name=…)."
+                "another name: @es.workflow(name=…), or another version: @es.workflow(version=…)."
             )
 
     def get(self, name: str) -> Workflow[..., Any] | None:
-        """The workflow of that name, or None."""
-        return self._by_name.get(name)
+        """The workflow of that name, or None; of several versions the one listed last."""
+        return self._by_name.get(name, [None])[-1]
 
-    def fingerprints(self) -> dict[str, str]:
-        """The fingerprint of each workflow, by name."""
-        return {name: workflow.fingerprint for name, workflow in self._by_name.items()}
+    def find(self, name: str, version: str | None) -> Workflow[..., Any] | None:
+        """The workflow of that name in exactly that version, or None."""
+        return next((each for each in self._by_name.get(name, ()) if each.version == version), None)
+
+    def code_for(self, run: RunRecord, keys: str = "") -> Workflow[..., Any] | None:
+        """The code that drives a run, or None if none may."""
+        if run.pinned:
+            return self.find(run.workflow, run.pinned)
+        refused = run.refused_by.split()
+        willing = [each for each in self._by_name.get(run.workflow, ()) if each.fingerprint + keys not in refused]
+        began_on = [each for each in willing if run.code_version in (each.version, each.fingerprint)]
+        return next(reversed(began_on or willing), None)
+
+    def fingerprints(self, keys: str = "") -> dict[str, str]:
+        """The fingerprints of all code of each workflow, by name: sorted, separated by blanks.
+
+        Args:
+            keys: Added to each: a worker with other keys may read what this one cannot.
+        """
+        return {name: " ".join(sorted({each.fingerprint + keys for each in codes})) for name, codes in self._by_name.items()}
+
+    def versions(self, keys: str = "") -> dict[tuple[str, str], str]:
+        """The fingerprint of each workflow that has a version, by name and version; ``keys`` as above."""
+        return {(each.name, each.version): each.fingerprint + keys for each in self if each.version}
 
     def __iter__(self) -> Iterator[Workflow[..., Any]]:
-        return iter(self._by_name.values())
+        return (each for codes in self._by_name.values() for each in codes)
 
 
 def declared_errors(definition: Definition) -> Mapping[str, type[BaseException]]:
@@ -512,7 +538,9 @@ def workflow(function: Callable[..., Any] | None = None, /, **options: Any) -> A
     Args:
         function: The code.
         name: What the journal calls it; default the function's name.
-        version: A name for this version of the code; default a fingerprint of it.
+        version: A name for this version of the code. A run that starts on it is only ever driven by workers that have this
+            version; an engine may list several versions of one name. Without it any code of the name may go on with the run,
+            and the replay check decides.
         timeout: Seconds that a run may take in all, waiting included. It is then cancelled and ends as failed.
         max_recoveries: More workers than this may not die while driving a run without progress; it is then given up as dead.
         durability: ``durable``: what a step came to is on disk before the next one begins. ``relaxed`` (or ``es.Relaxed(…)``):

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from everstep.errors import Unencodable
-from everstep.records import ErrorRecord, Micros, Relaxed, RunKey, UndoRecord
+from everstep.records import Cancellation, ErrorRecord, Micros, OnParentClose, Relaxed, RunKey, UndoRecord
 from everstep.secret import holds_secret
 
 NO_PAYLOAD = Raw(b"null")
@@ -122,6 +122,12 @@ class ChildFailed(_Event, frozen=True, gc=False):
     key: str
     status: str
     error: ErrorRecord
+
+
+class ChildAccepted(_Event, frozen=True, gc=False):
+    """The child exists, under the id that the caller gave it."""
+
+    key: str
 
 
 class ChildRefused(_Event, frozen=True, gc=False):
@@ -272,10 +278,28 @@ class ChildStarted(_Event, frozen=True, gc=False):
     source: str = ""
     undoes: str | None = None
     maybe: bool = False
+    on_parent_close: OnParentClose = "cancel"
+    cancellation: Cancellation = "request"
 
 
 class ChildCancelled(_Event, frozen=True, gc=False):
+    """The code asks the child to stop, mostly because it no longer waits for it."""
+
     key: str
+    reason: str = ""
+
+
+class ChildSignalled(_Event, frozen=True, gc=False):
+    """A message to a child: ``child`` is the key of the command that started it, ``id`` what the message is deduplicated by."""
+
+    key: str
+    child: str
+    run_id: str
+    name: str
+    value: Raw
+    digest: str
+    id: str = ""
+    source: str = ""
 
 
 class StopRequested(_Event, frozen=True, gc=False):
@@ -474,6 +498,7 @@ Input: TypeAlias = (
     | TimerFired
     | ChildSucceeded
     | ChildFailed
+    | ChildAccepted
     | ChildRefused
     | CancelRequested
     | SignalReceived
@@ -494,6 +519,7 @@ CommandEvent: TypeAlias = (
     | TimerCancelled
     | ChildStarted
     | ChildCancelled
+    | ChildSignalled
     | StopRequested
     | CompensationBegan
     | CompensationEnded
@@ -527,6 +553,7 @@ COMMANDS = (
     TimerCancelled,
     ChildStarted,
     ChildCancelled,
+    ChildSignalled,
     StopRequested,
     CompensationBegan,
     CompensationEnded,

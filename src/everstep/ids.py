@@ -16,6 +16,7 @@ from everstep.errors import UsageError
 
 RUN_ID_CHARS_MAX = 200
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@=+-]*")
+_VERSION = re.compile(r"[A-Za-z0-9_.:+-]{1,100}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:<>-]{0,199}")
 
 
@@ -42,6 +43,15 @@ def check_name(name: object, what: str) -> str:
     raise UsageError(f"{what} name {ascii(name)[:80]} is not allowed. Use letters, digits and _ . : - (at most 200).")
 
 
+def check_version(version: object, workflow: str) -> str:
+    """Return the version of a workflow if it is allowed, else raise UsageError."""
+    if isinstance(version, str) and _VERSION.fullmatch(version):
+        return version
+    raise UsageError(
+        f"workflow {workflow}: version {ascii(version)[:80]} is not allowed. Give 1 to 100 letters, digits and _ . : + -."
+    )
+
+
 def child_run_id(parent_run_id: str, key: str) -> str:
     """The id of the child that a command of the parent starts: the same on every replay."""
     return f"{parent_run_id}/{key}"
@@ -50,6 +60,11 @@ def child_run_id(parent_run_id: str, key: str) -> str:
 def request_dedupe(name: str, request_id: str) -> str:
     """The dedupe key of a request in its run's inbox."""
     return f"request:{name}:{request_id}"
+
+
+def is_derived(run_id: str) -> bool:
+    """Whether it is the id of a child that nobody gave an id: no caller's id contains a slash."""
+    return "/" in run_id
 
 
 def new_run_id() -> str:

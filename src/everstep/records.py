@@ -7,14 +7,19 @@ surface turns them into aware datetimes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
 Micros: TypeAlias = int
 RunKey: TypeAlias = int
 WorkerKey: TypeAlias = int
+OnParentClose: TypeAlias = Literal["cancel", "abandon", "wait"]
+"""What becomes of a child that is still running when its parent's code is finished, however that ended."""
+Cancellation: TypeAlias = Literal["request", "wait", "abandon"]
+"""What the cancel of an await does to the child that is awaited."""
 
 
 class Status(StrEnum):
@@ -114,6 +119,9 @@ class RunRecord(Struct, frozen=True, kw_only=True, gc=False):
         inbox_done: Number of the last message it consumed.
         parent_key: The run that started it, or None.
         parent_command: Key of the parent's command that started it.
+        on_parent_close: What becomes of it if its parent is given up as dead; empty if it has none.
+        family: Id of the run at the top of its family; empty if that is this one.
+        pinned: The version of its workflow that alone may drive it; empty if any code of that name may try.
         refused_by: Fingerprints of all code that could not replay it, separated by blanks; empty if none.
         created: Bytes of its first event list (who, what, with which arguments).
         outcome: Bytes of the event list that brought it to rest, or None.
@@ -141,8 +149,29 @@ class RunRecord(Struct, frozen=True, kw_only=True, gc=False):
     parent_command: str
     refused_by: str
     base: int = 1
+    on_parent_close: str = ""
+    family: str = ""
+    pinned: str = ""
     created: bytes = b""
     outcome: bytes | None = None
+
+
+class ChildOptions(Struct, frozen=True, kw_only=True, gc=False):
+    """How a child is started; see ``es.start``.
+
+    Attributes:
+        run_id: Its id; empty for one that is derived from its parent's.
+        tags: Added to the workflow's own.
+        timeout: Seconds that it may take in all; None for the workflow's own limit.
+        on_parent_close: What becomes of it when its parent's code is finished first.
+        cancellation: What the cancel of an await of it does to it.
+    """
+
+    run_id: str = ""
+    tags: Mapping[str, str] = {}
+    timeout: float | None = None
+    on_parent_close: OnParentClose = "cancel"
+    cancellation: Cancellation = "request"
 
 
 class AttemptRecord(Struct, frozen=True, kw_only=True, gc=False):

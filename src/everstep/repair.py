@@ -278,6 +278,7 @@ async def fork(runs: Runs, run_id: str, request: Fork, by: By) -> str:
         created=runs.payloads.keeper(created.run_id).encode([created, forked], 1),
         max_recoveries=run.max_recoveries,
         forked_from=run.run_key,
+        pinned=run.pinned,
     )
     [answer] = await runs.store.create([new])
     if not isinstance(answer, Created):

@@ -71,6 +71,7 @@ def said(
     owner: str = "",
     workers: int | None = 1,
     open_steps: Sequence[OpenStep] = (),
+    pinned: str = "",
 ) -> str:
     facts = Circumstances(
         run_id="r",
@@ -80,6 +81,7 @@ def said(
         wake_at=wake_at,
         owner=owner,
         workers=workers,
+        pinned=pinned,
         open_steps={step.key: step for step in open_steps},
     )
     return doing(story(CREATED, *events), facts)
@@ -89,6 +91,13 @@ def test_a_queued_run_says_what_it_waits_for() -> None:
     """The first question of whoever forgot to start a worker."""
     assert "Not begun: waiting for a worker that knows checkout and has room." == said(Status.QUEUED)
     assert "everstep worker" in said(Status.QUEUED, workers=0)
+
+
+def test_a_pinned_run_says_which_version_it_waits_for() -> None:
+    """Why nothing drives it: workers there may be, with other versions."""
+    expected = "Due at once: waiting for a worker that knows version 2 of checkout and has room."
+    assert expected == said(Status.WAITING, CLAIMED, wake_at=0, pinned="2")
+    assert "knows version 2 of checkout: everstep worker" in said(Status.QUEUED, workers=0, pinned="2")
     assert said(Status.QUEUED, wake_at=T0 + 60 * SECOND).startswith("Not begun: it starts in 1m 00s, at ")
 
 

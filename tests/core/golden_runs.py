@@ -23,6 +23,7 @@ from everstep.core.payloads import read_events
 from everstep.core.reuse import Ledger
 from everstep.events import (
     CancelRequested,
+    ChildAccepted,
     ChildFailed,
     ChildRefused,
     DeadlinePassed,
@@ -267,6 +268,26 @@ async def bureau() -> list[str]:
     return sorted(heard)
 
 
+@es.workflow(version="golden")
+async def brood() -> list[str]:
+    """Children in the background: talked to, stopped, waited for, refused."""
+    kept = es.start(parcel(1), tags={"kind": "kept"}, timeout=60)
+    named = es.start(parcel(2), id="parcel-2", on_parent_close="wait", cancellation="wait")
+    left = es.start(parcel(3), on_parent_close="abandon", cancellation="abandon")
+    await named.started()
+    named.send(answer, "hello", key="key-1")
+    left.cancel("not needed")
+    log: list[str] = []
+    for child in (kept, left, es.start(parcel(4), id="taken")):
+        try:
+            async with asyncio.timeout(60):
+                log.append(await child)
+        except (TimeoutError, es.RunCancelled, es.RunConflict) as error:
+            log.append(type(error).__name__)
+    es.start(parcel(5))
+    return [*log, await kept]
+
+
 class Line(msgspec.Struct, frozen=True):
     """One entry of a golden journal, for eyes: its events stand in the file exactly as they were hashed."""
 
@@ -300,6 +321,7 @@ WORKFLOWS: dict[str, es.Workflow[..., Any]] = {
         inventory,
         batch,
         bureau,
+        brood,
     )
 }
 
@@ -420,6 +442,20 @@ def record() -> None:
     run.feed(SuffixLost(2, 10))
     run.finish()
     write("batch", run)
+
+    run = Run(brood())
+    run.begin()
+    kept, named, left = run.open
+    run.feed(ChildAccepted(named), seconds=1)
+    run.claim_after_death()
+    run.feed(run.fired(), seconds=1)
+    run.feed(ChildFailed(left, "cancelled", ErrorRecord("everstep.errors.RunCancelled", "not needed")))
+    *_, taken = run.open
+    run.feed(ChildRefused(taken, "the id is taken"))
+    run.feed(run.answer(kept))
+    run.feed(run.answer(named))
+    run.check_replays()
+    write("brood", run)
 
 
 def failed_key(entries: Sequence[Entry]) -> str:

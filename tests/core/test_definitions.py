@@ -174,6 +174,31 @@ def test_a_registry_finds_by_name() -> None:
     assert registry.get("child") is steps.child
     assert registry.get("none") is None
     assert {"child": steps.child.fingerprint} == registry.fingerprints()
+    assert {} == registry.versions()
+
+
+def version_of(version: str | None, name: str = "report") -> es.Workflow[..., Any]:
+    async def report() -> None: ...
+
+    return es.workflow(name=name, version=version)(report)
+
+
+def test_versions_of_one_name_stand_side_by_side_and_the_last_one_is_the_newest() -> None:
+    plain, one, two = version_of(None), version_of("1"), version_of("2")
+    registry = Registry([plain, one, two])
+
+    assert [plain, one, two] == list(registry)
+    assert registry.get("report") is two
+    assert [plain, one, None] == [registry.find("report", version) for version in (None, "1", "3")]
+    assert {("report", "1"): one.fingerprint, ("report", "2"): two.fingerprint} == registry.versions()
+    with pytest.raises(UsageError, match=r"two workflows are named 'report'.*another version"):
+        registry.add(version_of("2"))
+
+
+@pytest.mark.parametrize("version", ["", "a b", "1/2", 2, "x" * 101])
+def test_a_version_that_is_not_allowed_is_refused(version: Any) -> None:
+    with pytest.raises(UsageError, match="workflow report: version"):
+        version_of(version)
 
 
 def test_the_workflows_of_a_module_are_found_from_one_of_them() -> None:

@@ -379,3 +379,14 @@ async def test_killed_before_the_first_claim_it_is_driven_by_another(world: Worl
     second = await world.engine(twice)
 
     assert 12 == await second.handle("a", twice).result()
+
+
+async def test_the_time_limit_of_a_run_that_waited_in_the_store_holds(world: World) -> None:
+    """It was started by a program that drives nothing, so nobody has seen its first entry before."""
+    client = await world.client()
+    await client.start(slow(1), id="a", timeout=60)
+    engine = await world.engine(slow)
+
+    with pytest.raises(es.RunTimeout):
+        await engine.handle("a", slow).result()
+    assert world.seconds == pytest.approx(60, abs=0.1)

@@ -11,7 +11,9 @@ from msgspec import Raw
 
 from everstep.events import (
     CancelRequested,
+    ChildCancelled,
     ChildFailed,
+    ChildSignalled,
     ChildStarted,
     ChildSucceeded,
     Event,
@@ -78,6 +80,8 @@ EVENTS: list[Event] = [
     StepCompleted("0:2", value(CANARY), 2),
     StepFailed("0:3", ERROR, 3),
     ChildStarted("0:4", f"{RUN}/0:4", "ship", value({"to": CANARY}), "d4"),
+    ChildCancelled("0:4", CANARY),
+    ChildSignalled("0:13", "0:4", f"{RUN}/0:4", "approval", value(CANARY), "d13", "click-5"),
     ChildSucceeded("0:4", value(CANARY)),
     ChildFailed("0:5", "failed", ERROR),
     SignalReceived("approval", value(CANARY), "click-1"),

@@ -166,7 +166,7 @@ def test_the_outcome_of_a_child_arrives_at_its_parent(payloads: Payloads, ending
     parent, child = keeper(payloads), keeper(payloads, f"{RUN}/0:4")
     parent.encode([ChildStarted("0:4", f"{RUN}/0:4", "ship", Raw(b"{}"), "d")], 2)
 
-    message = outcome_message(decode_events(child.encode([ending], 9))[-1], "0:4")
+    message = outcome_message(decode_events(child.encode([ending], 9))[-1], "0:4", f"{RUN}/0:4", 9)
 
     assert message is not None
     match parent.decode_message(message.event):
@@ -184,7 +184,7 @@ def test_the_outcome_of_another_child_is_not_taken_for_it() -> None:
     parent, stranger = keeper(encrypted()), keeper(encrypted(), f"{RUN}/0:9")
     parent.encode([ChildStarted("0:4", f"{RUN}/0:4", "ship", Raw(b"{}"), "d")], 2)
 
-    message = outcome_message(decode_events(stranger.encode([RunSucceeded(value(1))], 9))[-1], "0:4")
+    message = outcome_message(decode_events(stranger.encode([RunSucceeded(value(1))], 9))[-1], "0:4", f"{RUN}/0:9", 9)
 
     assert message is not None
     with pytest.raises(CorruptJournal, match="belongs elsewhere"):

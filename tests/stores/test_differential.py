@@ -27,11 +27,13 @@ from everstep.events import (
     RunSucceeded,
     StepCompleted,
     TimerFired,
+    decode_event,
     encode_event,
     encode_events,
 )
 from everstep.journal import GENESIS, seal, verify_chain
 from everstep.records import AttemptRecord, ErrorRecord, Message, RunRecord, Status, WorkerKey
+from everstep.stores import rules
 from everstep.stores.base import Append, ClaimRequest, Keep, NewRun, Post, Reply, RunFilter, Store, Write
 from everstep.stores.memory import MemoryStore
 from everstep.stores.pruning import PruneRequest
@@ -41,6 +43,8 @@ from everstep.testing.scene import Clocks
 STEPS_MIN, STEPS_MAX = 500, 8000
 WORKFLOWS: tuple[str, ...] = ("checkout", "refund")
 CODES = ("code-1", "code-2")
+VERSIONS = ("v1", "v2")
+POLICIES = ("cancel", "abandon", "wait", "")
 SEEN_AT_LEAST = {
     *(f"append:{outcome}" for outcome in ("Landed", "Fenced", "TooEarly", "Refused")),
     *(f"create:{outcome}" for outcome in ("Landed", "Fenced", "Exists", "Refused", "Behind")),
@@ -50,9 +54,11 @@ SEEN_AT_LEAST = {
     *("pause:Landed", "repeat:Landed", "repeat:Fenced"),
     *("queue:Created", "queue:Exists"),
     *("post:accepted", "post:duplicate", "post:resting", "post:nobody"),
+    *("claim:pinned", "claim:family"),
     *("claim:nothing", "claim:due", "claim:orphan", "claim:alone", "claim:died", "claim:suspects wait"),
     *("prune:some", "prune:nothing", "prune:PARENT", "prune:CHILD"),
-    *("heartbeat:True", "heartbeat:False", "child:refused"),
+    *("heartbeat:True", "heartbeat:False"),
+    *("message:ChildRefused", "message:ChildAccepted", "claim:left children", "outcome:child", "outcome:again"),
 }
 
 
@@ -69,6 +75,7 @@ class Driver:
         self.handed_out = 0
         self.old_writes: list[Append] = []
         self.old_runs: list[RunRecord] = []
+        self.latest: list[RunRecord] = []
 
     async def all(self, verb: str, *arguments: Any) -> Any:
         """The answer that all give."""
@@ -88,11 +95,13 @@ class Driver:
     async def compare(self) -> None:
         """All that the stores show is equal."""
         runs = await self.all("list", RunFilter(limit=1000))
+        self.latest = runs
         await self.all("workers")
         for worker_key in self.workers[-6:]:
             for _, messages in await self.all("pull", worker_key):
-                if any(b"ChildRefused" in each.event for each in messages):
-                    self.note("child", "refused")
+                for each in messages:
+                    self.note("message", decode_event(each.event).__class__.__name__)
+                    self.note("outcome", each.dedupe.partition(":")[0])
         for run in self.random.sample(runs, min(3, len(runs))):
             await self.all("get", run.run_id)
             await self.all("mail", run.run_key, self.random.choice((0, 0, 2)), self.random.choice(("", "", "a", "gone")))
@@ -123,11 +132,17 @@ class Driver:
             await self.kill(worker_key)
 
     async def die_alone(self) -> None:
-        """A worker is given one run and dies of it, perhaps."""
+        """A worker is given one run and dies of it, perhaps; the run may have had a child before."""
         worker_key = await self.all("enlist", f"host:{len(self.workers)}", 15.0)
         self.workers.append(worker_key)
         known = dict.fromkeys(WORKFLOWS, "code-1")
-        await self.all("claim", ClaimRequest(worker_key=worker_key, workflows=known, run_max=1, alone=True))
+        claims = await self.all("claim", ClaimRequest(worker_key=worker_key, workflows=known, run_max=1, alone=True))
+        for claimed in claims.runs:
+            if self.random.random() < 0.5:
+                write = self.an_append("append", claimed.run, [claimed.run])
+                child_id = f"{claimed.run.run_id}/{write.cursor}"
+                child = replace(self.new_run(child_id, parent_command=f"0:{write.cursor}"), on_parent_close="cancel")
+                await self.all("commit", [replace(write, children=(child,))])
         await self.kill(worker_key)
 
     async def kill(self, worker_key: WorkerKey) -> None:
@@ -176,12 +191,31 @@ class Driver:
         known = {name: self.random.choice((*CODES, "code-1")) for name in WORKFLOWS[: self.random.choice((1, 2, 2))]}
         alone = self.random.random() < 0.3
         worker_key, run_max = self.random.choice(self.workers[-4:]), self.random.choice((0, 1, 1, 2, 4))
-        claims = await self.all("claim", ClaimRequest(worker_key=worker_key, workflows=known, run_max=run_max, alone=alone))
+        request = ClaimRequest(
+            worker_key=worker_key,
+            workflows={name: " ".join(sorted({code, self.random.choice((code, *CODES))})) for name, code in known.items()},
+            run_max=run_max,
+            alone=alone,
+            versions={(name, self.random.choice(VERSIONS)): code for name, code in known.items() if self.random.random() < 0.7},
+            family=self.random.choice(self.run_ids) if self.run_ids and self.random.random() < 0.1 else "",
+        )
+        claims = await self.all("claim", request)
         for claimed in claims.runs:
             self.note("claim", "orphan" if b"RunResumed" in claimed.entries[-1].events else "due")
+            if claimed.run.pinned:
+                self.note("claim", "pinned")
+            if request.family:
+                self.note("claim", "family")
             if claimed.alone:
                 self.note("claim", "alone")
-        for what, found in (("nothing", not claims.runs), ("died", claims.died), ("suspects wait", claims.suspects_wait)):
+        dead = {run.run_key for run in self.latest if run.run_id in claims.died}
+        left = [child for child in self.latest if child.parent_key in dead and rules.is_closed_with_parent(child)]
+        for what, found in (
+            ("left children", left),
+            ("nothing", not claims.runs),
+            ("died", claims.died),
+            ("suspects wait", claims.suspects_wait),
+        ):
             if found:
                 self.note("claim", what)
 
@@ -264,8 +298,15 @@ class Driver:
             child = self.new_run(child_id, parent_command=key)
             fields["children"] = (replace(child, created=b"\xff") if self.random.random() < 0.1 else child,)
             self.run_ids.append(child_id)
+        grown_up = [child for child in self.latest if child.parent_key == run.run_key and child.status.is_at_rest]
+        if grown_up and self.random.random() < 0.5:
+            # The command is issued again, as after a retry.
+            again = self.random.choice(grown_up)
+            fields["children"] = (self.new_run(again.run_id, parent_command=again.parent_command),)
         if self.random.random() < 0.2:
-            fields["posts"] = (Post(run_id=self.some_id(), message=self.message("")),)
+            address: Any = self.random.choice(({}, {"parent_key": run.run_key, "parent_command": key}))
+            to = self.random.choice((self.some_id(), f"{run.run_id}/{key}"))
+            fields["posts"] = (Post(run_id=to, message=self.message(""), **address),)
         if self.random.random() < 0.2:
             fields["replies"] = self.some_replies()
         return fields
@@ -312,7 +353,18 @@ class Driver:
         created = encode_events([TimerFired("start")])
         recoveries = self.random.choice((0, 0, 1, 20))
         workflow = self.random.choice(WORKFLOWS)
-        return NewRun(run_id=run_id, workflow=workflow, code_version="1", created=created, max_recoveries=recoveries, **fields)
+        return NewRun(
+            run_id=run_id,
+            workflow=workflow,
+            code_version="1",
+            created=created,
+            max_recoveries=recoveries,
+            pinned=self.random.choice((*VERSIONS, "", "", "")),
+            family=self.random.choice(("", self.run_ids[0] if self.run_ids else "")),
+            on_parent_close=self.random.choice(POLICIES),
+            announced=self.random.random() < 0.5,
+            **fields,
+        )
 
     def message(self, dedupe: str) -> Message:
         return Message(event=encode_event(TimerFired("0:1")), dedupe=dedupe)

@@ -209,6 +209,20 @@ async def paying() -> None:
     assert_type(debit.function(sqlite3.connect(":memory:"), "ann", 1), Any)
 
 
+@es.workflow
+async def parenting(orders: list[Order]) -> bytes:
+    child = es.start(audit(orders[0]), id="audit-1", tags={"a": "b"}, timeout=5, on_parent_close="wait", cancellation="abandon")
+    assert_type(child, es.ChildHandle[dict[str, int]])
+    assert_type(await child, dict[str, int])
+    assert_type(child.run_id, str)
+    await child.started()
+    child.cancel("enough")
+    child.send(approval, True, key="1")
+    both = await es.gather(child, es.start(checkout(orders[0])))
+    assert_type(both, tuple[dict[str, int], tuple[str, bytes]])
+    return both[1][1]
+
+
 approval = es.signal("approval", bool)
 progress = es.state("progress", int)
 

@@ -197,6 +197,23 @@ async def paying(tx: es.SQLiteTx) -> None:
     print(left)
 
 
+# --- children ---
+
+
+@es.workflow
+async def parenting() -> None:
+    es.start(charge("42", 1), on_parent_close="stop")  # error
+    es.start(checkout("42"), cancellation="never")  # error
+    es.start(checkout("42"), id=42)  # error
+    es.start(checkout)  # error
+    text: str = await es.start(checkout("42"))  # error
+    child = es.start(checkout("42"))
+    child.send(approval, "yes")  # error
+    await child.cancel()  # error
+    other: es.ChildHandle[str] = child  # error
+    print(text, other)
+
+
 # --- talking ---
 
 approval = es.signal("approval", bool)

@@ -65,6 +65,7 @@ def picture_of(
         wake_at=run.wake_at if newest else None,
         owner=owner_name(run, workers) if newest else "",
         workers=sum(worker.alive for worker in workers.values()) if newest else None,
+        pinned=run.pinned,
         unread=run.inbox_seq - run.inbox_done if newest else 0,
         open_steps={step.key: step for step in progress(run, entries, rows, now).open_steps} if newest else {},
     )

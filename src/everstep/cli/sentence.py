@@ -25,6 +25,7 @@ class Circumstances(Struct, frozen=True, kw_only=True):
         now: The store's clock.
         wake_at: When a worker should look at it; None if only a message can wake it.
         owner: Name of the worker that owns it; empty for none.
+        pinned: The version of the workflow that alone may drive it; empty if any may.
         workers: How many workers are alive on this store; None if not known.
         unread: How many messages (a cancel, a child's end) wait in its inbox.
         open_steps: What is known of the attempts of steps that are open, by the key of their command.
@@ -36,6 +37,7 @@ class Circumstances(Struct, frozen=True, kw_only=True):
     now: Micros
     wake_at: Micros | None = None
     owner: str = ""
+    pinned: str = ""
     workers: int | None = None
     unread: int = 0
     open_steps: Mapping[str, OpenStep] = {}
@@ -167,9 +169,10 @@ def _timer(timers: Sequence[Operation], facts: Circumstances) -> str:
 def _waits_for_worker(facts: Circumstances) -> str:
     if facts.wake_at is not None and facts.wake_at > facts.now:
         return f"it starts in {duration(facts.wake_at - facts.now)}, at {clock(facts.wake_at, facts.now)}."
+    what = f"version {facts.pinned} of {facts.workflow}" if facts.pinned else facts.workflow
     if facts.workers == 0:
-        return f"no worker is alive on this store. Start one that knows {facts.workflow}: everstep worker MODULE"
-    return f"waiting for a worker that knows {facts.workflow} and has room."
+        return f"no worker is alive on this store. Start one that knows {what}: everstep worker MODULE"
+    return f"waiting for a worker that knows {what} and has room."
 
 
 def _cancel(story: Story) -> str:

@@ -16,9 +16,11 @@ from msgspec import Struct
 from everstep.core.undone import Undone
 from everstep.events import (
     CancelRequested,
+    ChildAccepted,
     ChildCancelled,
     ChildFailed,
     ChildRefused,
+    ChildSignalled,
     ChildStarted,
     ChildSucceeded,
     CompensationBegan,
@@ -257,7 +259,7 @@ class _Teller:
                 self._settled(request_dedupe(name, request_id), at, How.FAILED, error=error)
             case StopRequested() | CompensationBegan() | CompensationEnded():
                 pass  # Told by what becomes of the operations.
-            case StatePublished() | NoteRecorded() | PatchApplied():
+            case StatePublished() | NoteRecorded() | PatchApplied() | ChildAccepted() | ChildSignalled():
                 pass  # Said by ``state`` and by the history.
             case CancelRequested() | DeadlinePassed():
                 story.cancel = story.cancel or event

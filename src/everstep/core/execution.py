@@ -148,7 +148,10 @@ class Execution:
         for event in reversed(self._undrained):
             if isinstance(event, RunRetried):
                 return event.deadline_at
-        return None if self.program.start is None else self.program.start.deadline_at
+        if self.program.start is not None:
+            return self.program.start.deadline_at
+        # Nothing of it has run yet: it waits in the store since somebody started it.
+        return next((event.deadline_at for event in self._undrained if isinstance(event, RunCreated)), None)
 
     # --- what was -----------------------------------------------------------------------------------------------------------
 

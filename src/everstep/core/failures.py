@@ -12,6 +12,7 @@ from everstep.core.waits import Operation
 from everstep.definitions import Workflow, declared_errors
 from everstep.errors import RunDead, StepTimeout
 from everstep.events import ChildFailed, ChildRefused, ChildStarted, StepFailed, StepOutcomeUnknown, StepScheduled
+from everstep.ids import is_derived
 from everstep.records import ErrorRecord
 
 Failure: TypeAlias = StepFailed | StepOutcomeUnknown | ChildFailed | ChildRefused
@@ -33,7 +34,7 @@ def failure_of(run_id: str, workflow: Workflow[..., Any], operation: Operation, 
         case ChildFailed(status=status, error=record):
             return _child_failure(workflow, operation, status, record)
         case ChildRefused(reason=reason):
-            return errors.RunFailed(f"child {name} of run {run_id} was not started: {reason}", run_id=run_id)
+            return _refusal(run_id, operation, reason)
 
 
 def _step_failure(run_id: str, operation: Operation, event: StepFailed) -> Exception:
@@ -48,6 +49,14 @@ def _step_failure(run_id: str, operation: Operation, event: StepFailed) -> Excep
     )
     error.__cause__ = rebuild_error(record, declared_errors(operation.definition))
     return error
+
+
+def _refusal(run_id: str, operation: Operation, reason: str) -> Exception:
+    what = f"child {operation.definition.name} of run {run_id} was not started: {reason}"
+    event: StepScheduled | ChildStarted = operation.event
+    if isinstance(event, StepScheduled) or is_derived(event.run_id):
+        return errors.RunFailed(what, run_id=run_id)
+    return errors.RunConflict(f"{what}. That run is untouched. Give the child another id, or none.", run_id=event.run_id)
 
 
 def _child_failure(workflow: Workflow[..., Any], operation: Operation, status: str, record: ErrorRecord) -> Exception:

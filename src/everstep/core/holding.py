@@ -14,6 +14,7 @@ from everstep.definitions import Step
 from everstep.events import (
     REQUEST_SETTLED,
     ChildCancelled,
+    ChildSignalled,
     ChildStarted,
     CommandEvent,
     CompensationBegan,
@@ -23,7 +24,15 @@ from everstep.events import (
     StepScheduled,
 )
 
-BARRIERS = (ChildStarted, ChildCancelled, MilestoneReached, CompensationBegan, CompensationEnded, *REQUEST_SETTLED)
+BARRIERS = (
+    ChildStarted,
+    ChildCancelled,
+    ChildSignalled,
+    MilestoneReached,
+    CompensationBegan,
+    CompensationEnded,
+    *REQUEST_SETTLED,
+)
 """Commands that others hear of, with an effect on the run's status, or that are there to be durable."""
 
 

@@ -16,6 +16,7 @@ from everstep.codec import ArgumentsCodec, Undecodable
 from everstep.errors import NondeterminismError, Unencodable
 from everstep.events import (
     ChildCancelled,
+    ChildSignalled,
     ChildStarted,
     CommandEvent,
     CompensationBegan,
@@ -45,6 +46,7 @@ from everstep.events import (
     TimerCancelled,
     TimerStarted,
 )
+from everstep.ids import is_derived
 from everstep.secret import masked
 
 _SHOWN_CHARS = 120
@@ -73,31 +75,28 @@ def same_command(recorded: CommandEvent, requested: CommandEvent) -> bool:
         case TimerStarted(), TimerStarted():
             return recorded.delay == requested.delay
         case ChildStarted(), ChildStarted():
-            return recorded.workflow == requested.workflow and recorded.digest == requested.digest
+            return _is_same_child(recorded, requested) and recorded.digest == requested.digest
+        case ChildSignalled(), ChildSignalled():
+            return (recorded.child, recorded.name, recorded.digest) == (requested.child, requested.name, requested.digest)
         case ResultReused(), ResultReused():
             return recorded.name == requested.name and recorded.digest == requested.digest
-        case SignalAwaited(), SignalAwaited():
-            return recorded.name == requested.name
-        # What is published follows from the inputs: a corrected text or figure strands nobody.
-        case StatePublished(), StatePublished():
-            return recorded.name == requested.name
-        case NoteRecorded(), NoteRecorded():
-            return recorded.name == requested.name
-        case MilestoneReached(), MilestoneReached():
-            return recorded.name == requested.name
         case _:
-            return type(recorded) is type(requested) and _request_of(recorded) == _request_of(requested)
+            return type(recorded) is type(requested) and _about(recorded) == _about(requested)
 
 
-def _request_of(event: CommandEvent) -> tuple[str, str]:
-    """Which request a command is about. What was answered is not compared either: it was given once, and stays."""
+def _about(event: CommandEvent) -> tuple[str, str]:
+    """What is compared of these: what a command is about, and not what it says.
+
+    What is published follows from the inputs, so a corrected text or figure strands nobody. The answer to a request was given
+    once, and stays.
+    """
     match event:
-        case RequestAwaited(name=name) | RequestHandlerSet(name=name):
-            return name, ""
-        case RequestAnswered(name=name, id=request_id) | RequestRefused(name=name, id=request_id):
-            return name, request_id
-        case RequestFailed(name=name, id=request_id):
-            return name, request_id
+        case SignalAwaited() | StatePublished() | NoteRecorded() | MilestoneReached():
+            return event.name, ""
+        case RequestAwaited() | RequestHandlerSet():
+            return event.name, ""
+        case RequestAnswered() | RequestRefused() | RequestFailed():
+            return event.name, event.id
         case _:
             return "", ""
 
@@ -110,7 +109,7 @@ def same_by_todays_types(recorded: CommandEvent, requested: CommandEvent, argume
     match recorded, requested:
         case StepScheduled(), StepScheduled() if recorded.step == requested.step:
             return _reread(recorded.args, arguments) == masked(bytes(requested.args))
-        case ChildStarted(), ChildStarted() if recorded.workflow == requested.workflow:
+        case ChildStarted(), ChildStarted() if _is_same_child(recorded, requested):
             return _reread(recorded.args, arguments) == masked(bytes(requested.args))
         case _:
             return False
@@ -126,7 +125,10 @@ def show_command(event: CommandEvent | Ending | None) -> str:
         case TimerStarted():
             return f"timer of {event.delay / 1e6:g} s".ljust(44) + event.source
         case ChildStarted():
-            return f"child {event.workflow}({_short(event.args)})".ljust(44) + event.source
+            named = "" if is_derived(event.run_id) else f" as {event.run_id}"
+            return f"child {event.workflow}({_short(event.args)}){named}".ljust(44) + event.source
+        case ChildSignalled():
+            return f"signal {event.name} to child {event.run_id}".ljust(44) + event.source
         case ResultReused():
             return f"{'child' if event.is_child else 'step'} {event.name}, finished before".ljust(44) + event.source
         case SignalAwaited():
@@ -189,6 +191,12 @@ def diverged(
         recorded=show_command(recorded).strip(),
         requested=show_command(requested).strip(),
     )
+
+
+def _is_same_child(recorded: ChildStarted, requested: ChildStarted) -> bool:
+    """Derived ids follow from the key. What becomes of the child is as recorded: another option strands nobody."""
+    is_same_id = recorded.run_id == requested.run_id or (is_derived(recorded.run_id) and is_derived(requested.run_id))
+    return is_same_id and recorded.workflow == requested.workflow
 
 
 def _reread(args: Raw, arguments: ArgumentsCodec) -> bytes:

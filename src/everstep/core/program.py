@@ -21,11 +21,12 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from hashlib import blake2b
 from random import Random
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 from msgspec import Raw, structs
 
 from everstep.codec import ArgumentsCodec, Undecodable, describe_error
+from everstep.core.children import StartedChild
 from everstep.core.desk import Desk
 from everstep.core.failures import failure_of
 from everstep.core.loop import new_loop
@@ -42,9 +43,11 @@ from everstep.errors import ContinuedAsNew, NondeterminismError, UsageError
 from everstep.events import (
     NO_PAYLOAD,
     CancelRequested,
+    ChildAccepted,
     ChildCancelled,
     ChildFailed,
     ChildRefused,
+    ChildSignalled,
     ChildStarted,
     ChildSucceeded,
     CommandEvent,
@@ -85,14 +88,18 @@ from everstep.events import (
     TimerStarted,
 )
 from everstep.ids import child_run_id
-from everstep.records import ErrorRecord, Micros
+from everstep.records import ChildOptions, ErrorRecord, Micros
 from everstep.secret import masked
 
 logger = logging.getLogger("everstep")
 
+Op = TypeVar("Op", bound=Operation)
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEVER = StepScheduled("", "", NO_PAYLOAD, "")
+_NO_CHILD = ChildStarted("", "", "", NO_PAYLOAD, "")
 """What code is given to wait for that cannot be unwound."""
+_DEFAULTS = ChildOptions()
 _TIMER_SECONDS_MAX = 100 * 365.25 * 86400
 """A century: longer than any machine, shorter than what overflows a calendar in year 9999."""
 
@@ -105,6 +112,8 @@ class Program:
         timers: Timers that have not fired, by key.
         issued: Commands of the current activation, live.
         children: Workflows of the children among them, by key; also of those that were given up again at once.
+        child_options: How those of them are to be started that were not simply awaited, by key.
+        family: Children that are not known to have ended, by key, whether or not the code still waits for them.
         ending: How the run ended, once it has.
         cancel_requested: The cancel that arrived, if one did.
         divergence: The first mismatch between code and journal; the program is useless from then on.
@@ -132,6 +141,8 @@ class Program:
         self.timers: dict[str, Timer] = {}
         self.issued: list[CommandEvent] = []
         self.children: dict[str, Workflow[..., Any]] = {}
+        self.child_options: dict[str, ChildOptions] = {}
+        self.family: dict[str, ChildStarted] = {}
         self.ending: Ending | None = None
         self.cancel_requested: CancelRequested | DeadlinePassed | None = None
         self.divergence: NondeterminismError | None = None
@@ -153,6 +164,8 @@ class Program:
         self._at: Micros = 0
         self._was_told_to_stop = False
         self._main: asyncio.Task[Any] | None = None
+        self._stopped_children: set[str] = set()
+        self._is_cut_short = False
         if ledger is not None:
             for event in ledger.signals:
                 self._mailbox.receive(event)
@@ -166,7 +179,7 @@ class Program:
     def activate(self, inputs: Iterable[Input], at: Micros, version: int) -> list[CommandEvent]:
         """Go on live: apply the inputs, run the code as far as it goes, and return what it asks for."""
         self._expected = None
-        self.issued, self.children = [], {}
+        self.issued, self.children, self.child_options = [], {}, {}
         self._run(inputs, at, version)
         return self.issued
 
@@ -208,18 +221,27 @@ class Program:
         if self._main is None:
             self._begin()
         self._drain()
-        if not self._was_told_to_stop and self.cancel_requested is not None and not self._main_task.done():
+        if not self._was_told_to_stop and self.cancel_requested is not None:
             self._stop()
             self._drain()
         if self._main is not None and self._main.done():
             self._end(self._main)
 
     def _end(self, main: asyncio.Task[Any]) -> None:
-        """The workflow function has returned: that is the end of the run, once no saga is open any more."""
+        """The workflow function has returned: that is the end of the run, once no saga is open and no child is waited for."""
         while self.ending is None and self.divergence is None and self.undoing.stop_stray():
             self._drain()
-        if self.ending is None and self.divergence is None and not self.undoing.has_open:
+        if self.ending is not None or self.divergence is not None or self.undoing.has_open:
+            return
+        left = self._must_wait_for()
+        if not left:
             self.ending = self._conclude(main)
+        elif self.cancel_requested is not None:
+            for child in left:
+                self.stop_child(child)
+
+    def _must_wait_for(self) -> list[ChildStarted]:
+        return [child for child in self.family.values() if child.on_parent_close == "wait"]
 
     def _drain(self) -> None:
         assert self.start is not None, "a journal begins with RunCreated"
@@ -239,7 +261,9 @@ class Program:
             self._stop()  # It is not called at all.
 
     def _stop(self) -> None:
-        self._was_told_to_stop = True
+        """Cancel the code. If it is finished, and the run is not, the children that it waits for are asked to stop instead."""
+        self._is_cut_short = self._main_task.done() and bool(self._must_wait_for())
+        self._was_told_to_stop = self._is_cut_short or not self._main_task.done()
         self._main_task.cancel()
 
     @property
@@ -249,6 +273,8 @@ class Program:
 
     def _conclude(self, main: asyncio.Task[Any]) -> Ending:
         try:
+            if self._is_cut_short:
+                raise CancelledError
             return RunSucceeded(Raw(self.workflow.result.encode(main.result())))
         except ContinuedAsNew as continued:
             return self._continuation(continued.args_json)
@@ -289,6 +315,8 @@ class Program:
     # --- inputs -----------------------------------------------------------------------------------------------------------
 
     def _apply(self, event: Input) -> None:
+        if isinstance(event, ChildSucceeded | ChildFailed | ChildRefused):
+            self.family.pop(event.key, None)
         match event:
             case StepCompleted(key, result) | ChildSucceeded(key, result):
                 operation = self.operations.pop(key, None)
@@ -298,6 +326,10 @@ class Program:
                 operation = self.operations.pop(event.key, None)
                 if operation is not None and not operation.done():
                     operation.set_exception(failure_of(self.run_id, self.workflow, operation, event))
+            case ChildAccepted(key):
+                child = self.operations.get(key)
+                if isinstance(child, StartedChild):
+                    child.begin()
             case TimerFired(key):
                 timer = self.timers.pop(key, None)
                 if timer is not None:
@@ -357,26 +389,54 @@ class Program:
         """
         if self._is_shut():
             return Operation(self, _NEVER, call)
+        return self._ask(call, Operation, _DEFAULTS, undoes, maybe=maybe)
+
+    def start_child(self, call: Call[Any], options: ChildOptions) -> StartedChild:
+        """Start a child that goes on by itself."""
+        return StartedChild(self, _NO_CHILD, call) if self._is_shut() else self._ask(call, StartedChild, options)
+
+    def _ask(
+        self, call: Call[Any], kind: type[Op], options: ChildOptions, undoes: str | None = None, *, maybe: bool = False
+    ) -> Op:
         key = self.loop.next_key()
         definition, args = call.definition, call.encoded()
-        digest = blake2b(masked(args), key=self._salt, digest_size=8).hexdigest()
+        digest = self._digest(args)
         if isinstance(definition, Step):
             event: Any = StepScheduled(key, definition.name, Raw(args), digest, call.source, undoes=undoes, maybe=maybe)
         else:
-            child_id = child_run_id(self.run_id, key)
-            event = ChildStarted(key, child_id, definition.name, Raw(args), digest, call.source, undoes=undoes, maybe=maybe)
-            self.children[key] = definition
+            event = self._child(key, call, args, digest, options)
+            event = structs.replace(event, undoes=undoes, maybe=maybe) if undoes is not None else event
         self.step = definition.name
         self.cursor += 1
         if self._ledger is not None:
-            reused = self._reuse(self._ledger, event, call)
+            reused = self._reuse(self._ledger, event, kind, call)
             if reused is not None:
                 return reused
-        operation = Operation(self, self._record(event, definition.arguments), call, args)
+        operation = kind(self, self._record(event, definition.arguments), call, args)
         self.operations[key] = operation
+        if isinstance(operation.event, ChildStarted):
+            self.family[key] = operation.event
         return operation
 
-    def _reuse(self, ledger: Ledger, event: StepScheduled | ChildStarted, call: Call[Any]) -> Operation | None:
+    def _child(self, key: str, call: Call[Any], args: bytes, digest: str, options: ChildOptions) -> ChildStarted:
+        workflow = call.definition
+        assert isinstance(workflow, Workflow), "what is no step is a workflow"
+        self.children[key], self.child_options[key] = workflow, options
+        return ChildStarted(
+            key,
+            options.run_id or child_run_id(self.run_id, key),
+            workflow.name,
+            Raw(args),
+            digest,
+            call.source,
+            on_parent_close=options.on_parent_close,
+            cancellation=options.cancellation,
+        )
+
+    def _digest(self, value: bytes) -> str:
+        return blake2b(masked(value), key=self._salt, digest_size=8).hexdigest()
+
+    def _reuse(self, ledger: Ledger, event: StepScheduled | ChildStarted, kind: type[Op], call: Call[Any]) -> Op | None:
         """The operation with the outcome that it had before the code began again; None if it has to be done."""
         definition = call.definition
         is_once = isinstance(definition, Step) and definition.at_most_once
@@ -384,7 +444,7 @@ class Program:
         if outcome is None:
             return None
         self._record(ResultReused(event.key, definition.name, event.digest, isinstance(event, ChildStarted), call.source))
-        operation = Operation(self, event, call)
+        operation = kind(self, event, call)
         match outcome:
             case StepOverridden(result=result, skipped=skipped):
                 self._override(operation, result, skipped=skipped)
@@ -406,10 +466,25 @@ class Program:
 
     def withdraw(self, event: StepScheduled | ChildStarted) -> None:
         """The code no longer waits for an operation."""
-        if self.loop.is_closing or event is _NEVER:
+        if self.loop.is_closing or not event.key:
             return
         self.operations.pop(event.key, None)
-        self._record(StepCancelled(event.key) if isinstance(event, StepScheduled) else ChildCancelled(event.key))
+        if isinstance(event, StepScheduled):
+            self._record(StepCancelled(event.key))
+        else:
+            self.stop_child(event)
+
+    def stop_child(self, child: ChildStarted, reason: str = "") -> None:
+        """The code asks a child to stop; the first time it does, that is recorded."""
+        if child.key not in self._stopped_children and not self.loop.is_closing:
+            self._stopped_children.add(child.key)
+            self._record(ChildCancelled(child.key, reason))
+
+    def signal_child(self, child: ChildStarted, name: str, value: bytes, message_id: str) -> None:
+        """The code sends a message to a child."""
+        if not self._is_shut():
+            address = (self.loop.next_key(), child.key, child.run_id, name)
+            self._record(ChildSignalled(*address, Raw(value), self._digest(value), message_id, user_line()))
 
     def request_stop(self, request: StopRequested) -> None:
         """A saga wants an operation to come to an end, and goes on waiting for it."""

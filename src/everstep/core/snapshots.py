@@ -21,9 +21,11 @@ from everstep.core.undone import Undone
 from everstep.errors import CorruptJournal, UsageError
 from everstep.events import (
     CancelRequested,
+    ChildAccepted,
     ChildCancelled,
     ChildFailed,
     ChildRefused,
+    ChildSignalled,
     ChildStarted,
     ChildSucceeded,
     CompensationBegan,
@@ -301,6 +303,8 @@ class _Fold:
                 pass  # These change what the run waits for (or say why), not what it has.
             case SignalReceived() | SignalAwaited() | SignalWaitCancelled() | PauseRequested() | StopRequested():
                 pass  # These change what the run waits for, not what it has.
+            case ChildAccepted() | ChildSignalled():
+                pass  # Neither has an outcome.
             case PatchApplied():
                 pass  # It says which branch the code takes; what came of that says itself.
             case RequestReceived() | RequestHandlerSet() | RequestAwaited() | RequestWaitCancelled():

@@ -35,7 +35,7 @@ from everstep.definitions import Workflow
 from everstep.engine.alarms import Alarm
 from everstep.engine.committer import Committer
 from everstep.engine.facts import Ended, Facts
-from everstep.engine.family import cancels_of, children_of
+from everstep.engine.family import FAMILIAR, children_of, posts_of
 from everstep.engine.intake import Intake, replies_of
 from everstep.engine.parking import AT_ONCE, due, wake_at_if_parked
 from everstep.engine.steps import StepRun, Tools
@@ -43,6 +43,7 @@ from everstep.engine.transact import TransactionRun, Turns
 from everstep.errors import CorruptJournal, EverstepError, PayloadKeyMissing
 from everstep.events import (
     ChildCancelled,
+    ChildSignalled,
     ChildStarted,
     CommandEvent,
     CompensationBegan,
@@ -235,7 +236,7 @@ class Driver:
     @property
     def has_parent(self) -> bool:
         """Another run waits for this one."""
-        return "/" in self.run_id
+        return self.facts.has_parent
 
     # --- beginning --------------------------------------------------------------------------------------------------------
 
@@ -547,7 +548,7 @@ class Driver:
                     alarm = self._alarms.pop(key, None)
                     if alarm is not None:
                         alarm.cancel()
-                case ChildStarted() | ChildCancelled():
+                case ChildStarted() | ChildCancelled() | ChildSignalled():
                     pass  # The child, or the message to it, was part of the entry.
                 case CompensationBegan() | CompensationEnded():
                     pass  # The status of the run was part of the entry.
@@ -742,8 +743,8 @@ class Driver:
         posts: tuple[Post, ...] = ()
         replies = self._intake.due_replies()
         for asked in (*activation.closed, Closed(program, commands)):
-            if any(isinstance(command, ChildStarted | ChildCancelled | StopRequested) for command in asked.commands):
-                born, told = self._to_family(asked)
+            if asked.program.family or any(isinstance(command, FAMILIAR) for command in asked.commands):
+                born, told = self._to_family(asked, is_over=asked.program is not program or activation.ending is not None)
                 children, posts = (*children, *born), (*posts, *told)
             if asked.program.requests.has_received:
                 replies += replies_of(asked.commands, self._keeper.encode_message)
@@ -766,12 +767,12 @@ class Driver:
             begins_segment=activation.is_base,
         )
 
-    def _to_family(self, asked: Closed) -> tuple[tuple[NewRun, ...], tuple[Post, ...]]:
-        program, commands = asked.program, asked.commands
-        born = children_of(program, commands, self.facts.run_key, self._host.tools.now(), self._host.payloads)
+    def _to_family(self, asked: Closed, *, is_over: bool) -> tuple[tuple[NewRun, ...], tuple[Post, ...]]:
+        program, facts, payloads = asked.program, self.facts, self._host.payloads
+        born = children_of(program, asked.commands, facts.run_key, self._host.tools.now(), facts.family, payloads)
         for workflow, _ in born:
             self._host.learn(workflow)
-        return tuple(child for _, child in born), cancels_of(program, commands, self.facts.run_key)
+        return tuple(child for _, child in born), posts_of(program, asked.commands, facts.run_key, payloads, is_over=is_over)
 
     def _after(self, activation: Activation) -> tuple[Status, bool, Micros | None]:
         """Status after the entry, whether the run leaves with it, and when it is then due."""

@@ -41,7 +41,8 @@ class Engine(Client):
 
     Args:
         store: A URL (``sqlite:///orders.db``) or a store.
-        workflows: What it is able to drive; children that their code awaits by name are known without being listed.
+        workflows: What it is able to drive; children that their code awaits by name are known without being listed. Several
+            versions of one workflow may be listed, each as its own function with the same name.
         concurrency: How many runs it drives at once; more wait in the store.
         threads: How many plain-function steps run at once.
         lease: Seconds after which a worker that gives no sign is taken to be dead. (A killed one on the same machine is noticed
@@ -52,7 +53,7 @@ class Engine(Client):
 
     Raises:
         InvalidStoreURL: The URL names no store.
-        UsageError: Two workflows have the same name, or a number makes no sense.
+        UsageError: Two workflows have the same name and version, or a number makes no sense.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Engine(Client):
             raise UsageError("concurrency and threads are at least 1, lease at least 0.1 s, grace at least 0 s and finite.")
         self.registry = Registry(workflows)
         for child in with_children(self.registry):
-            if self.registry.get(child.name) is None:
+            if self.registry.find(child.name, child.version) is None:
                 self.registry.add(child)
         self._concurrency = concurrency
         self._threads = threads

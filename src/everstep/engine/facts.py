@@ -28,6 +28,8 @@ class Facts:
         cursor: How many were.
         consumed: The inbox was consumed up to here when the run was claimed.
         deadline_at: The run's own time limit.
+        has_parent: Another run started it.
+        family: Id of the run at the top of its family; empty if that is this one.
         create: What makes the run exist, until its first entry has landed.
         created: Bytes of its first event list.
     """
@@ -42,6 +44,8 @@ class Facts:
     cursor: int = 0
     consumed: int = 0
     deadline_at: Micros | None = None
+    has_parent: bool = False
+    family: str = ""
     create: NewRun | None = field(default=None, repr=False)
     status: Status = Status.RUNNING
     created: bytes = field(default=b"", repr=False)
@@ -50,15 +54,17 @@ class Facts:
     def of(cls, run: RunRecord) -> Facts:
         """The facts of a run that was claimed; its time limit is read from the journal once that has been verified."""
         return cls(
-            run.run_key,
-            run.run_id,
-            run.epoch,
-            run.version,
-            run.hash,
-            run.updated_at,
-            run.step,
-            run.cursor,
-            run.inbox_done,
+            run_key=run.run_key,
+            run_id=run.run_id,
+            epoch=run.epoch,
+            version=run.version,
+            hash=run.hash,
+            at=run.updated_at,
+            step=run.step,
+            cursor=run.cursor,
+            consumed=run.inbox_done,
+            has_parent=run.parent_key is not None,
+            family=run.family,
             status=run.status,
             created=run.created,
         )

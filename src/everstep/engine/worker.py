@@ -290,7 +290,7 @@ class Worker:
         Raises:
             UsageError: Another workflow has this name: the child would be driven with the wrong code.
         """
-        known = self._registry.get(workflow.name)
+        known = self._registry.find(workflow.name, workflow.version)
         if known is None or known.fingerprint != workflow.fingerprint:
             self._registry.add(workflow)
             self.nudge()  # Runs of it may be waiting already, for somebody who knows it.
@@ -385,7 +385,8 @@ class Worker:
         claims = await self.store.claim(
             ClaimRequest(
                 worker_key=worker_key,
-                workflows=self._fingerprints(),
+                workflows=self._registry.fingerprints(self.payloads.fingerprint),
+                versions=self._registry.versions(self.payloads.fingerprint),
                 run_max=room,
                 alone=not self.active,
                 family=self._family,
@@ -418,11 +419,6 @@ class Worker:
         except (CorruptJournal, PayloadKeyMissing) as error:
             return error
 
-    def _fingerprints(self) -> dict[str, str]:
-        """What tells this worker from others that may refuse a run or be refused: its code, and its keys."""
-        keys = self.payloads.fingerprint
-        return {name: f"{code}{keys}" for name, code in self._registry.fingerprints().items()}
-
     def _drive(self, claimed: Claimed, shared: Ledger | CorruptJournal | PayloadKeyMissing | None) -> None:
         stale = self.active.get(claimed.run.run_key)
         if stale is not None:
@@ -438,7 +434,7 @@ class Worker:
 
     def _new_driver(self, claimed: Claimed) -> Driver | None:
         run = claimed.run
-        workflow = self._registry.get(run.workflow)
+        workflow = self._registry.code_for(run, self.payloads.fingerprint)
         assert workflow is not None, "only runs of known workflows are claimed"
         execution = Execution(workflow, run.run_key, run.run_id, self.payloads)
         execution.epoch = run.epoch

@@ -16,7 +16,9 @@ from msgspec import Struct
 
 from everstep.events import (
     CancelRequested,
+    ChildCancelled,
     ChildFailed,
+    ChildSignalled,
     ChildStarted,
     ChildSucceeded,
     NoteRecorded,
@@ -82,6 +84,8 @@ TABLE: Final[Mapping[type[Any], Rule]] = {
     StepCompleted: Rule({"result": Kind.VALUE}, ("key", "is_delta")),
     StepFailed: Rule({"error": Kind.ERROR}, ("key", "timed_out", "maybe")),
     ChildStarted: Rule({"args": Kind.VALUE}, ("key", "run_id", "workflow", "digest", "undoes", "maybe")),
+    ChildCancelled: Rule({"reason": Kind.TEXT}, ("key",), redacted=True),
+    ChildSignalled: Rule({"value": Kind.VALUE}, ("key", "child", "run_id", "name", "digest", "id")),
     ChildSucceeded: Rule({"result": Kind.VALUE}, ("key",)),
     ChildFailed: Rule({"error": Kind.ERROR}, ("key", "status")),
     SignalReceived: Rule({"value": Kind.VALUE}, ("name", "id")),

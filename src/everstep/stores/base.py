@@ -9,11 +9,13 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
     P3   An entry lands only at exactly the next version, and only with the epoch of the run's current owner.
     P4   Landing is idempotent: an entry whose hash is already stored at its version answers ``Landed`` and changes nothing.
     P5   Side effects of a write (children, messages, replies, consumption, attempts, release, outcome) happen iff it lands, in
-         the same transaction. One fenced or refused write of a batch leaves the others alone.
+         the same transaction. One fenced or refused write of a batch leaves the others alone. A message to a child of a command
+         reaches that child or nobody.
     P6   One run per run_id. Creating it again answers with the run that exists, whatever its arguments: the caller compares.
     P7   Any change of owner, epoch or status by somebody else than the owner appends an entry in the same transaction.
     P8   A claim takes a run that nobody owns and that is due, or whose owner is proved dead; epoch + 1; two claims never get
-         the same run. A run of an unknown workflow, or refused by exactly this code, is never handed out.
+         the same run. A run of an unknown workflow, or refused by exactly this code, is never handed out; one that is pinned
+         to a version only to a worker that has that version.
     P9   A worker proved dead is marked dead before any of its runs is claimed, and a dead token never renews.
     P10  Messages are numbered per run without gaps, in order; a dedupe key is accepted once; posting to an unowned run makes it
          due, unless it is paused. A run at rest accepts none.
@@ -21,8 +23,12 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
          An ending may leave messages that it has ``seen``: they stay unconsumed for good.
          Verdicts (paused, dead) and a release that is due at once lose no wake-up and are not held up.
     P12  A write whose ``not_before`` lies in the future of the store's clock is refused with ``TooEarly``, and changes nothing.
-    P13  A run that comes to rest posts its outcome to its parent's inbox in the same transaction.
-    P14  A run whose workers keep dying without progress is first claimed alone, then ends dead (``judge_recovery``).
+    P13  A run that comes to rest posts its outcome to its parent's inbox in the same transaction. A child that is at rest
+         already when the command that started it is issued again tells its outcome again. A child that is announced tells that
+         it exists. One whose id belongs to another run is refused.
+    P14  A run whose workers keep dying without progress is first claimed alone, then ends dead (``judge_recovery``). Children
+         that are to be cancelled with a run, and are not at rest, are asked to stop when it is ended by anybody but its owner,
+         in the same transaction.
     P15  Somebody who does not own a run may write an entry to it (``settle``) only if nobody owns it and its journal ends where
          the writer believes.
     P16  A claim hands out the journal from the run's base on, and the hash of the entry before it.
@@ -85,6 +91,10 @@ class NewRun(Struct, frozen=True, kw_only=True, gc=False):
         parent_command: Key of the command that starts it.
         forked_from: Run whose history it shares, if any.
         messages: What is in its inbox from the beginning (P20).
+        on_parent_close: See RunRecord.
+        announced: Its parent is told when it exists (``ChildAccepted``).
+        family: See RunRecord.
+        pinned: See RunRecord.
     """
 
     run_id: str
@@ -97,6 +107,10 @@ class NewRun(Struct, frozen=True, kw_only=True, gc=False):
     parent_command: str = ""
     forked_from: RunKey | None = None
     messages: tuple[Message, ...] = ()
+    on_parent_close: str = ""
+    announced: bool = False
+    family: str = ""
+    pinned: str = ""
 
 
 class Reply(Struct, frozen=True, gc=False):
@@ -112,10 +126,19 @@ class Reply(Struct, frozen=True, gc=False):
 
 
 class Post(Struct, frozen=True, kw_only=True, gc=False):
-    """A message to another run, by its id, sent as a side effect of an entry. To an unknown or resting run it is dropped."""
+    """A message to another run, by its id, sent as a side effect of an entry. To an unknown or resting run it is dropped.
+
+    Attributes:
+        run_id: To whom.
+        message: What.
+        parent_key: If given, it is dropped too unless a command of this run started the addressee ...
+        parent_command: ... namely this one.
+    """
 
     run_id: str
     message: Message
+    parent_key: RunKey | None = None
+    parent_command: str = ""
 
 
 class Append(Struct, frozen=True, kw_only=True, gc=False):
@@ -231,7 +254,9 @@ class ClaimRequest(Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         worker_key: Who asks.
-        workflows: Fingerprint of its code, by the name of the workflow.
+        workflows: Fingerprint of its code, by the name of the workflow: for runs that are not pinned. Of several codes of one
+            name all fingerprints, sorted, separated by blanks.
+        versions: Fingerprint of its code, by name and version of the workflow: for runs that are pinned to that version.
         run_max: At most this many runs.
         alone: The worker drives nothing now, so it may be given one suspect (and then only that one).
         family: If given, only the run of this id and its descendants.
@@ -242,6 +267,7 @@ class ClaimRequest(Struct, frozen=True, kw_only=True, gc=False):
     run_max: int
     alone: bool = False
     family: str = ""
+    versions: Mapping[tuple[str, str], str] = {}
 
 
 class RunFilter(Struct, frozen=True, kw_only=True, gc=False):

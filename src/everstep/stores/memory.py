@@ -223,6 +223,9 @@ class MemoryStore:
             parent_key=new.parent_key,
             parent_command=new.parent_command,
             refused_by="",
+            on_parent_close=new.on_parent_close,
+            family=new.family,
+            pinned=new.pinned,
         )
         run = _Run(record, [first], inbox, forked_from=new.forked_from)
         self._runs[first.run_key] = run
@@ -325,27 +328,34 @@ class MemoryStore:
         return run
 
     def _have_effects(self, run: _Run, write: Append) -> None:
-        refused = [child for child in write.children if not self._has_child(rules.as_child(child, write.entry.run_key))]
+        answers = [self._start_child(child, write.entry) for child in write.children]
         for post in write.posts:
             addressee = self._find(post.run_id)
-            if addressee is not None:
+            if addressee is not None and rules.is_for(post, addressee.record.parent_key, addressee.record.parent_command):
                 self._deliver(addressee, post.message)
-        for child in refused:
-            self._deliver(run, rules.refusal_message(child))
+        for message in (message for each in answers for message in each):
+            self._deliver(run, message)
         if write.status.is_at_rest:
             run.attempts.clear()
             self._tell_parent(run, write.entry)
 
-    def _has_child(self, child: NewRun) -> bool:
-        answer = self._create_queued(child)
-        return isinstance(answer, Created) or rules.is_child(answer.run, child)
+    def _start_child(self, child: NewRun, entry: Entry) -> Sequence[Message]:
+        child = rules.as_child(child, entry.run_key)
+        return rules.answers(child, self._create_queued(child), entry.version)
 
     def _tell_parent(self, run: _Run, entry: Entry) -> None:
         parent = None if run.record.parent_key is None else self._runs.get(run.record.parent_key)
         ending = rules.ending_of(entry.events)
-        message = None if ending is None else rules.outcome_message(ending, run.record.parent_command)
+        told = (run.record.parent_command, run.record.run_id, entry.version)
+        message = None if ending is None else rules.outcome_message(ending, *told)
         if parent is not None and message is not None:
             self._deliver(parent, message)
+
+    def _close_family(self, run: _Run) -> None:
+        reason = f"its parent {run.record.run_id} was given up"
+        for child in self._runs.values():
+            if child.record.parent_key == run.record.run_key and rules.is_closed_with_parent(child.record):
+                self._deliver(child, rules.cancel_message(run.record.run_key, reason))
 
     # --- messages -------------------------------------------------------------------------------------------------------------
 
@@ -406,11 +416,7 @@ class MemoryStore:
             worker.was_alone = bool(worker.gone) and len(self._owned_by(worker.key)) == 1
 
     def _candidates(self, request: ClaimRequest) -> Iterator[rules.Candidate]:
-        drivable = [
-            run.record
-            for run in self._runs.values()
-            if rules.may_drive(request, run.record.run_id, run.record.workflow, run.record.refused_by)
-        ]
+        drivable = [run.record for run in self._runs.values() if _may_drive(request, run.record)]
         orphans = [each for each in drivable if each.worker_key is not None and not self._is_alive(each.worker_key)]
         for orphan in sorted(orphans, key=lambda each: (each.worker_key, each.run_key)):
             worker = self._workers[orphan.worker_key or 0]
@@ -435,6 +441,7 @@ class MemoryStore:
         self._append_by_store(run, death_of(candidate.deaths), Status.DEAD, candidate.deaths, None)
         run.attempts.clear()
         self._tell_parent(run, run.entries[-1])
+        self._close_family(run)
         return run.record.run_id
 
     async def settle(self, settlement: Settlement) -> RunRecord | None:
@@ -449,6 +456,7 @@ class MemoryStore:
         if settlement.status.is_at_rest:
             run.attempts.clear()
             self._tell_parent(run, run.entries[-1])
+            self._close_family(run)
         self._changes.mark()
         return _full(run)
 
@@ -587,6 +595,10 @@ class MemoryStore:
 def _full(run: _Run) -> RunRecord:
     outcome = run.entries[-1].events if run.record.status.is_at_rest else None
     return replace(run.record, created=run.entries[0].events, outcome=outcome)
+
+
+def _may_drive(request: ClaimRequest, run: RunRecord) -> bool:
+    return rules.may_drive(request, run.run_id, run.workflow, run.refused_by, run.pinned, run.family)
 
 
 def _has(run: _Run, entry: Entry) -> bool:

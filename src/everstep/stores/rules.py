@@ -23,6 +23,8 @@ from msgspec.structs import replace
 
 from everstep.errors import UsageError
 from everstep.events import (
+    CancelRequested,
+    ChildAccepted,
     ChildFailed,
     ChildRefused,
     ChildSucceeded,
@@ -43,10 +45,13 @@ from everstep.stores.base import (
     Append,
     Behind,
     ClaimRequest,
+    Created,
+    Exists,
     Fenced,
     Keep,
     Landed,
     NewRun,
+    Post,
     Refused,
     RunFilter,
     Slot,
@@ -231,10 +236,47 @@ def ending_of(events: bytes) -> Event | None:
     return decoded[-1] if decoded else None
 
 
-def outcome_message(ending: Event, parent_command: str) -> Message | None:
-    """What a parent is told when its child comes to rest (P13). None if the event is no ending."""
+def outcome_message(ending: Event, parent_command: str, run_id: str, version: int) -> Message | None:
+    """What a parent is told when its child comes to rest (P13). None if the event is no ending.
+
+    The version is that of the child: one that is reopened and ends again has something new to tell.
+    """
     outcome = _outcome_for_parent(ending, parent_command)
-    return None if outcome is None else _about_child(parent_command, outcome)
+    return None if outcome is None else Message(event=encode_event(outcome), dedupe=f"child:{run_id}:{version}")
+
+
+def answers(child: NewRun, answer: Created | Exists, version: int) -> tuple[Message, ...]:
+    """What a parent is told at once about a child that its entry starts (P13).
+
+    Args:
+        child: What was to be created.
+        answer: What became of that.
+        version: Of the parent's entry. Every entry that starts the child is answered, whatever an earlier one was told.
+    """
+    key, run = child.parent_command, answer.run
+    about = f"{key}:{version}"
+    if isinstance(answer, Exists) and not is_child(run, child):
+        reason = f"the id {child.run_id} belongs to a run that was not started by this command"
+        return (Message(event=encode_event(ChildRefused(key, reason)), dedupe=f"refused:{about}"),)
+    told = [Message(event=encode_event(ChildAccepted(key)), dedupe=f"accepted:{about}")] if child.announced else []
+    ending = ending_of(run.outcome) if run.status.is_at_rest and run.outcome else None
+    outcome = None if ending is None else outcome_message(ending, key, run.run_id, run.version)
+    return (*told, replace(outcome, dedupe=f"again:{about}")) if outcome else tuple(told)
+
+
+def cancel_message(parent_key: RunKey, reason: str) -> Message:
+    """A parent asks its child to stop: once, however often and for whatever reason it does."""
+    return Message(event=encode_event(CancelRequested(reason)), dedupe=f"cancel by {parent_key}")
+
+
+def is_for(post: Post, parent_key: RunKey | None, parent_command: str) -> bool:
+    """Whether a post is meant for a run that this command started (P5)."""
+    return post.parent_key is None or (post.parent_key, post.parent_command) == (parent_key, parent_command)
+
+
+def is_closed_with_parent(child: RunRecord) -> bool:
+    """Whether a child is asked to stop when its parent is given up (P14)."""
+    return child.on_parent_close == "cancel" and not child.status.is_at_rest
 
 
 def _outcome_for_parent(event: Event, key: str) -> Event | None:
@@ -251,21 +293,6 @@ def _outcome_for_parent(event: Event, key: str) -> Event | None:
             return ChildFailed(key, "dead", ErrorRecord("everstep.errors.RunDead", reason, cause=error))
         case _:
             return None
-
-
-def refusal_message(child: NewRun) -> Message:
-    """What a parent is told when the id of its child belongs to another run."""
-    reason = f"the id {child.run_id} belongs to a run that was not started by this command"
-    return _about_child(child.parent_command, ChildRefused(child.parent_command, reason))
-
-
-def _about_child(key: str, event: Event) -> Message:
-    return Message(event=encode_event(event), dedupe=child_dedupe(key))
-
-
-def child_dedupe(parent_command: str) -> str:
-    """Dedupe key of everything that a parent is told about the child that this command starts."""
-    return f"child:{parent_command}"
 
 
 def wake_by_message(status: Status, worker_key: WorkerKey | None, wake_at: Micros | None, now: Micros) -> Micros | None:
@@ -324,12 +351,19 @@ def expiry_at(leases: Iterable[tuple[float, float]], monotonic: float, now: Micr
     return None if left is None else now + round(left * 1e6) + 1
 
 
-def may_drive(request: ClaimRequest, run_id: str, workflow: str, refused_by: str) -> bool:
-    """The worker has the workflow, its code has not refused this run, and it asked for such runs."""
-    if request.family and run_id != request.family and not run_id.startswith(f"{request.family}/"):
+def may_drive(request: ClaimRequest, run_id: str, workflow: str, refused_by: str, pinned: str = "", family: str = "") -> bool:
+    """The worker has the workflow, in the run's version; not all of that code has refused the run; it asked for such runs."""
+    is_family = run_id == request.family or run_id.startswith(f"{request.family}/") or family == request.family
+    if request.family and not is_family:
         return False
-    fingerprint = request.workflows.get(workflow)
-    return fingerprint is not None and (not refused_by or fingerprint not in refused_by.split())
+    codes = request.versions.get((workflow, pinned)) if pinned else request.workflows.get(workflow)
+    return codes is not None and not {*codes.split()} <= {*refused_by.split()}
+
+
+def drivable(request: ClaimRequest) -> list[tuple[str, str, str]]:
+    """What a worker has: name, version (empty for runs that are not pinned), and the fingerprints of its code for it."""
+    pinned = [(name, version, codes) for (name, version), codes in request.versions.items()]
+    return [*((name, "", codes) for name, codes in request.workflows.items()), *pinned]
 
 
 def choose(candidates: Iterable[Candidate], request: ClaimRequest, now: Micros) -> Choice:

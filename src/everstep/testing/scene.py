@@ -70,21 +70,23 @@ class Scene:
         return await self.store.enlist(name, lease_seconds)
 
     async def claim(
-        self, worker_key: WorkerKey, run_max: int = 10, *, workflows: Mapping[str, str] | None = None, alone: bool = False
+        self, worker_key: WorkerKey, run_max: int = 10, *, workflows: Mapping[str, str] | None = None, **more: Any
     ) -> Claims:
-        """Claim what there is, with the code that the suite's runs were written for."""
+        """Claim what there is, with the code that the suite's runs were written for. ``more`` goes into the request."""
         known = {WORKFLOW: CODE} if workflows is None else workflows
-        return await self.store.claim(ClaimRequest(worker_key=worker_key, workflows=known, run_max=run_max, alone=alone))
+        return await self.store.claim(ClaimRequest(worker_key=worker_key, workflows=known, run_max=run_max, **more))
 
-    async def claim_one(self, worker_key: WorkerKey, *, alone: bool = False) -> Claimed:
+    async def claim_one(self, worker_key: WorkerKey, **more: Any) -> Claimed:
         """Claim the only run there is to claim."""
-        (claimed,) = (await self.claim(worker_key, alone=alone)).runs
+        (claimed,) = (await self.claim(worker_key, **more)).runs
         return claimed
 
-    async def owned(self, worker_key: WorkerKey, run_id: str = "order-1", **fields: Any) -> RunRecord:
+    async def owned(
+        self, worker_key: WorkerKey, run_id: str = "order-1", *, versions: Mapping[tuple[str, str], str] = {}, **fields: Any
+    ) -> RunRecord:
         """A new run that the worker has claimed."""
         await self.create(run_id, **fields)
-        return (await self.claim_one(worker_key)).run
+        return (await self.claim_one(worker_key, versions=versions)).run
 
     # --- runs ---------------------------------------------------------------------------------------------------------
 

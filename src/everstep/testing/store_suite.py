@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from everstep.events import (
     CancelRequested,
+    ChildAccepted,
     ChildFailed,
     ChildRefused,
     ChildSucceeded,
@@ -545,6 +546,66 @@ class StoreSuite(OperatorSuite, PruningSuite):
         assert ([], None) == (claims.runs, claims.next_due_at)
         assert ["order-1", "order-2"] == [each.run.run_id for each in (await scene.claim(other)).runs]
 
+    async def test_a_pinned_run_is_only_given_to_a_worker_that_has_its_version(self, scene: Scene) -> None:
+        """P8: unowned and orphaned alike. A run that is not pinned goes to any code of its name."""
+        old, new = await scene.worker("host:1"), await scene.worker("host:2")
+        for run_id, pinned in (("a", "1"), ("b", "2"), ("c", "")):
+            await scene.create(run_id, pinned=pinned)
+
+        claims = await scene.claim(old, versions={(WORKFLOW, "1"): CODE})
+        assert ["a", "c"] == [each.run.run_id for each in claims.runs]
+        assert "1" == claims.runs[0].run.pinned
+        assert claims.next_due_at is None
+        assert [] == (await scene.claim(new, workflows={"refund": CODE}, versions={("refund", "2"): CODE})).runs
+        await self.kill_worker(scene.store, old)
+
+        claims = await scene.claim(new, versions={(WORKFLOW, "2"): CODE})
+        assert ["c", "b"] == [each.run.run_id for each in claims.runs]
+        last = await scene.claim(await scene.worker("host:3"), versions={(WORKFLOW, "1"): CODE, (WORKFLOW, "2"): CODE})
+        assert ["a"] == [each.run.run_id for each in last.runs]
+
+    async def test_a_pinned_run_that_its_version_refused_waits_for_other_code_of_that_version(self, scene: Scene) -> None:
+        """P8: the fingerprint tells two codes apart that call themselves the same version."""
+        worker = await scene.worker()
+        run = await scene.owned(worker, pinned="2", versions={(WORKFLOW, "2"): "ab"})
+        await scene.commit(scene.append(run, RunPaused("no", "ab"), status=Status.PAUSED, refused_by="ab"))
+
+        for versions in ({(WORKFLOW, "2"): "ab"}, {(WORKFLOW, "1"): "aa"}):
+            claims = await scene.claim(worker, versions=versions)
+            assert ([], None) == (claims.runs, claims.next_due_at)
+        for code in ("aa", "ac"):
+            assert scene.store.now() == (await scene.claim(worker, 0, versions={(WORKFLOW, "2"): code})).next_due_at
+        assert 1 == len((await scene.claim(worker, versions={(WORKFLOW, "2"): "aa"})).runs)
+
+    async def test_a_run_is_handed_out_until_all_code_of_a_worker_has_refused_it(self, scene: Scene) -> None:
+        """P8: a worker may have several codes of one name."""
+        worker = await scene.worker()
+        both = {WORKFLOW: "aa ab"}
+        run = await scene.owned(worker)
+        for code in ("ab", "aa"):
+            await scene.commit(scene.append(run, RunPaused("no", code), status=Status.PAUSED, refused_by=code))
+            claims = await scene.claim(worker, workflows=both)
+            if code == "ab":
+                run = claims.runs[0].run
+                assert "ab" == run.refused_by
+
+        assert ([], None) == (claims.runs, claims.next_due_at)
+        assert 1 == len((await scene.claim(worker, workflows={WORKFLOW: "aa ab ac"})).runs)
+
+    @pytest.mark.parametrize(("asked", "given"), [("top", ["top", "child", "named"]), ("other", ["other"])])
+    async def test_a_worker_may_ask_for_one_family(self, scene: Scene, asked: str, given: list[str]) -> None:
+        """P8: its top and everything below, whatever ids they have."""
+        worker, only = await scene.worker("host:1"), await scene.worker("host:2")
+        await scene.create("top")
+        await scene.create("other")
+        await scene.create("top/0:1", family="top")
+        await scene.create("named", family="top")
+
+        claims = await scene.claim(only, family=asked)
+
+        assert given == [each.run.run_id.replace("top/0:1", "child") for each in claims.runs]
+        assert 4 - len(given) == len((await scene.claim(worker)).runs)
+
     async def test_code_that_refused_a_run_is_never_given_it_again(self, scene: Scene) -> None:
         """P8: other code is, at once; and if that refuses it too, neither of them."""
         worker = await scene.worker()
@@ -896,6 +957,53 @@ class StoreSuite(OperatorSuite, PruningSuite):
         assert "0:1" == refused.key
         assert taken.parent_key == (await scene.run("child")).parent_key
 
+    async def test_a_child_that_is_announced_tells_that_it_exists(self, scene: Scene) -> None:
+        """P13: the parent learns it as an input, with every entry that starts it."""
+        worker = await scene.worker()
+        parent = await scene.owned(worker)
+        child = new_run("child", parent_command="0:1", announced=True)
+        for seq in (1, 2):
+            parent = await scene.landed(scene.append(parent, children=(child,)))
+            assert seq == parent.inbox_seq
+
+        ((_, told),) = await scene.store.pull(worker)
+        assert [ChildAccepted("0:1")] * 2 == [decode_event(each.event) for each in told]
+
+    @pytest.mark.parametrize(("ending", "status", "told"), ENDINGS, ids=lambda value: value if isinstance(value, str) else None)
+    async def test_a_child_at_rest_tells_its_outcome_again(
+        self, scene: Scene, ending: Event, status: Status, told: Event
+    ) -> None:
+        """P13: whoever issues the command again (after a retry, say) waits for it, although the first time it was consumed."""
+        worker = await scene.worker()
+        parent = await scene.family(worker)
+        await scene.rest((await scene.claim_one(worker)).run, ending, status)
+        parent = await scene.landed(scene.append(await scene.run(), consumed=1))
+        assert [] == await scene.store.pull(worker)
+
+        again = await scene.landed(scene.append(parent, children=(new_run("child", parent_command="0:1"),)))
+
+        ((run_key, messages),) = await scene.store.pull(worker)
+        assert (parent.run_key, 2) == (run_key, again.inbox_seq)
+        assert [told] == [decode_event(each.event) for each in messages]
+
+    async def test_a_message_to_a_child_reaches_that_child_or_nobody(self, scene: Scene) -> None:
+        """P5: its id may turn out to belong to another run in the very same transaction."""
+        worker = await scene.worker()
+        stranger = await scene.create("taken")
+        await scene.claim_one(worker)
+        parent = await scene.owned(worker)
+        stop = message(CancelRequested("not needed"))
+        children = tuple(new_run(run_id, parent_command=key) for run_id, key in (("child", "0:1"), ("taken", "0:2")))
+        addresses = (("child", "0:1"), ("taken", "0:2"), ("child", "0:2"))
+        posts = tuple(
+            Post(run_id=run_id, message=stop, parent_key=parent.run_key, parent_command=key) for run_id, key in addresses
+        )
+
+        await scene.commit(scene.append(parent, children=children, posts=posts))
+
+        assert 1 == (await scene.run("child")).inbox_seq
+        assert stranger.inbox_seq == (await scene.run("taken")).inbox_seq
+
     # --- P14 ------------------------------------------------------------------------------------------------------------
 
     async def test_a_run_whose_workers_keep_dying_is_claimed_alone_and_then_ends_dead(self, scene: Scene) -> None:
@@ -949,6 +1057,25 @@ class StoreSuite(OperatorSuite, PruningSuite):
         event = decode_event(told.event)
         assert isinstance(event, ChildFailed)
         assert ("0:1", "dead") == (event.key, event.status)
+
+    async def test_the_death_of_a_run_stops_the_children_that_are_to_be_cancelled_with_it(self, scene: Scene) -> None:
+        """P14: there is no code any more that could ask them."""
+        worker, doomed = await scene.worker("host:1"), await scene.worker("host:2")
+        parent = await scene.owned(doomed, max_recoveries=0)
+        policies = ("cancel", "abandon", "wait", "")
+        children = tuple(
+            new_run(f"child-{n}", parent_command=f"0:{n}", on_parent_close=policy) for n, policy in enumerate(policies)
+        )
+        await scene.commit(scene.append(parent, children=children))
+        await self.kill_worker(scene.store, doomed)
+
+        claims = await scene.claim(worker, alone=True)
+
+        assert ["order-1"] == claims.died
+        inboxes = [each for each in await scene.store.pull(worker) if each[1]]
+        asked = [decode_event(each.event) for _, messages in inboxes for each in messages]
+        assert [CancelRequested("its parent order-1 was given up")] == asked
+        assert [1, 0, 0, 0] == [(await scene.run(f"child-{n}")).inbox_seq for n in range(4)]
 
     async def test_progress_clears_a_run_of_the_deaths_before_it(self, scene: Scene) -> None:
         """P14: deaths count only in a row."""

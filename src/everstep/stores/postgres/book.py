@@ -30,6 +30,8 @@ SELECT run_key, run_id, parent_key FROM everstep.runs WHERE run_key IN (
     SELECT unnest($1::int8[])
     UNION SELECT run_key FROM everstep.runs WHERE run_id = ANY($2::text[])
     UNION SELECT parent_key FROM everstep.runs WHERE run_key = ANY($3::int8[]) AND parent_key IS NOT NULL
+    UNION SELECT run_key FROM everstep.runs WHERE parent_key = ANY($4::int8[]) AND parent_key IS NOT NULL
+          AND on_parent_close = 'cancel'
 ) ORDER BY run_key FOR NO KEY UPDATE
 """
 _LOCK_FREE: Final = f"{_LOCK.rstrip()} SKIP LOCKED"
@@ -50,10 +52,10 @@ ON CONFLICT DO NOTHING RETURNING run_key
 _INSERT_RUNS: Final = """
 INSERT INTO everstep.runs(run_key, run_id, workflow, code_version, status, epoch, worker_key, wake_at, claimed_version,
                           created_at, deaths, max_recoveries, inbox_seq, inbox_done, parent_key, parent_command, refused_by,
-                          base, forked_from)
+                          base, forked_from, on_parent_close, family, pinned)
 SELECT * FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::int8[], $8::int8[],
                      $9::int8[], $10::int8[], $11::int4[], $12::int8[], $13::int8[], $14::int8[], $15::int8[], $16::text[],
-                     $17::text[], $18::int8[], $19::int8[])
+                     $17::text[], $18::int8[], $19::int8[], $20::text[], $21::text[], $22::text[])
 ON CONFLICT DO NOTHING RETURNING run_key
 """
 _UPDATE_RUNS: Final = """
@@ -90,21 +92,26 @@ SELECT * FROM unnest($1::int8[], $2::text[], $3::int8[], $4::int8[], $5::int8[],
 
 
 class Wanted(Struct, frozen=True):
-    """Runs to lock: by key, by id, and the parents of ``children``."""
+    """Runs to lock: by key, by id, parents of ``children``, and those children of ``parents`` that are cancelled with them."""
 
     keys: Sequence[RunKey]
     ids: Sequence[str] = ()
     children: Sequence[RunKey] = ()
+    parents: Sequence[RunKey] = ()
+
+    def values(self) -> tuple[list[object], ...]:
+        """As the statements take them."""
+        return list(self.keys), list(self.ids), list(self.children), list(self.parents)
 
 
 async def lock(tx: Tx, wanted: Wanted) -> list[RunKey]:
     """Lock runs, in run order. Returns those that exist."""
-    return [row[0] for row in await tx.fetch(_LOCK, wanted.keys, list(wanted.ids), wanted.children)]
+    return [row[0] for row in await tx.fetch(_LOCK, *wanted.values())]
 
 
 async def lock_free(tx: Tx, wanted: Wanted) -> tuple[list[RunKey], list[Row]]:
     """Lock those that nobody else holds. Returns them, and of the others run_key, run_id and parent_key."""
-    values = (wanted.keys, list(wanted.ids), wanted.children)
+    values = wanted.values()
     locked = [row[0] for row in await tx.fetch(_LOCK_FREE, *values)]
     return locked, [row for row in await tx.fetch(_SEE, *values) if row[0] not in locked]
 
@@ -191,6 +198,10 @@ class Book:
         """The run of this id."""
         return self._by_id.get(run_id)
 
+    def children_of(self, run_key: RunKey) -> list[Page]:
+        """The children of a run, as far as they have been read."""
+        return [page for page in self._pages.values() if page.record.parent_key == run_key]
+
     # --- deciding -----------------------------------------------------------------------------------------------------------
 
     def add(self, record: RunRecord, entry: Entry, forked_from: RunKey | None) -> Page:
@@ -253,6 +264,7 @@ class Book:
                 *(run.run_key, run.run_id, run.workflow, run.code_version, run.status.value, run.epoch, run.worker_key),
                 *(run.wake_at, page.claimed_version, run.created_at, run.deaths, run.max_recoveries, run.inbox_seq),
                 *(run.inbox_done, run.parent_key, run.parent_command, run.refused_by, run.base, page.forked_from),
+                *(run.on_parent_close, run.family, run.pinned),
             )
             for page in pages
             for run in [page.record]
@@ -342,6 +354,9 @@ def new_record(
         parent_key=new.parent_key,
         parent_command=new.parent_command,
         refused_by="",
+        on_parent_close=new.on_parent_close,
+        family=new.family,
+        pinned=new.pinned,
         created=new.created,
     )
 

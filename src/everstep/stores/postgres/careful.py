@@ -16,9 +16,9 @@ from typing import Final
 from msgspec.structs import replace
 
 from everstep.journal import Entry
-from everstep.records import Micros, RunKey, RunRecord, WorkerKey
+from everstep.records import Message, Micros, RunKey, RunRecord, WorkerKey
 from everstep.stores import rules
-from everstep.stores.base import Append, Exists, Keep, Landed, NewRun, Outcome, Write
+from everstep.stores.base import Append, Created, Exists, Keep, Landed, NewRun, Outcome, Write
 from everstep.stores.postgres.book import Book, Page, Wanted, lock, lock_free, new_record
 from everstep.stores.postgres.clock import NOW
 from everstep.stores.postgres.pool import Tx
@@ -92,7 +92,7 @@ class _Landing:
             self._hashes = {(run_key, version): digest for run_key, version, digest in found}
 
     def _pairs(self) -> list[tuple[RunKey, str]]:
-        """Runs and the dedupe keys of messages that they may get."""
+        """Runs and the dedupe keys of messages that they may get. What a parent is told of its children it is told anew."""
         pairs: list[tuple[RunKey, str]] = []
         for write in self._batch:
             if not isinstance(write, Append):
@@ -101,10 +101,6 @@ class _Landing:
                 addressee = self._book.by_id(post.run_id)
                 if addressee is not None:
                     pairs.append((addressee.record.run_key, post.message.dedupe))
-            pairs += [(write.entry.run_key, rules.refusal_message(child).dedupe) for child in write.children]
-            page = self._book.by_key(write.entry.run_key)
-            if page is not None and page.record.parent_key is not None and write.status.is_at_rest:
-                pairs.append((page.record.parent_key, rules.child_dedupe(page.record.parent_command)))
         return pairs
 
     # --- deciding -----------------------------------------------------------------------------------------------------------
@@ -176,32 +172,40 @@ class _Landing:
         return page
 
     def _have_effects(self, page: Page, write: Append) -> None:
-        refused = [child for child in write.children if not self._has_child(rules.as_child(child, write.entry.run_key))]
+        answers = [self._start_child(child, write.entry) for child in write.children]
         for post in write.posts:
             addressee = self._book.by_id(post.run_id)
-            if addressee is not None:
+            if addressee is not None and rules.is_for(post, addressee.record.parent_key, addressee.record.parent_command):
                 self._book.deliver(addressee, post.message)
-        for child in refused:
-            self._book.deliver(page, rules.refusal_message(child))
+        for message in (message for each in answers for message in each):
+            self._book.deliver(page, message)
         if write.status.is_at_rest:
             page.forget_attempts()
             tell_parent(self._book, page, write.entry)
 
-    def _has_child(self, child: NewRun) -> bool:
+    def _start_child(self, child: NewRun, entry: Entry) -> Sequence[Message]:
+        child = rules.as_child(child, entry.run_key)
         existing = self._book.by_id(child.run_id)
-        if existing is None:
-            self._book.queue(child)
-            return True
-        return rules.is_child(existing.record, child)
+        answer = Created(self._book.queue(child).record) if existing is None else Exists(existing.record)
+        return rules.answers(child, answer, entry.version)
 
 
 def tell_parent(book: Book, page: Page, ending: Entry) -> None:
     """Post the outcome of a run that came to rest with this entry to its parent, if it has one (P13)."""
     parent = book.by_key(page.record.parent_key)
     event = None if parent is None else rules.ending_of(ending.events)
-    message = None if event is None else rules.outcome_message(event, page.record.parent_command)
+    about = (page.record.parent_command, page.record.run_id, ending.version)
+    message = None if event is None else rules.outcome_message(event, *about)
     if parent is not None and message is not None:
         book.deliver(parent, message)
+
+
+def close_family(book: Book, page: Page) -> None:
+    """Ask the children of a run that was given up to stop, those that are to be cancelled with it (P14)."""
+    run = page.record
+    for child in book.children_of(run.run_key):
+        if rules.is_closed_with_parent(child.record):
+            book.deliver(child, rules.cancel_message(run.run_key, f"its parent {run.run_id} was given up"))
 
 
 def _after(record: RunRecord, write: Append) -> RunRecord:

@@ -20,7 +20,7 @@ from everstep.stores import rules
 from everstep.stores.base import Claimed, ClaimRequest, Claims, death_of, judge_recovery
 from everstep.stores.postgres import read, workers
 from everstep.stores.postgres.book import Book, Page, Wanted, lock
-from everstep.stores.postgres.careful import tell_parent
+from everstep.stores.postgres.careful import close_family, tell_parent
 from everstep.stores.postgres.clock import NOW
 from everstep.stores.postgres.pool import Tx
 from everstep.stores.postgres.settle import append_unasked, told_by
@@ -28,45 +28,52 @@ from everstep.stores.postgres.settle import append_unasked, told_by
 # Three ranges of the index leave out, without reading them, all runs that exactly this code has refused.
 EARLIEST: Final = f"""
 SELECT {NOW}, (
-    SELECT min(due.wake_at) FROM unnest($2::text[], $3::text[]) AS asked(workflow, code) CROSS JOIN LATERAL (
-        (SELECT wake_at FROM everstep.runs WHERE workflow = asked.workflow AND refused_by = '' AND worker_key IS NULL
+    SELECT min(due.wake_at) FROM unnest($2::text[], $3::text[], $6::text[]) AS asked(workflow, code, version)
+    CROSS JOIN LATERAL (
+        (SELECT wake_at FROM everstep.runs
+         WHERE workflow = asked.workflow AND pinned = asked.version AND refused_by = '' AND worker_key IS NULL
          AND wake_at IS NOT NULL AND run_key <> ALL($4::int8[])
-         AND ($5 = '' OR run_id = $5 OR starts_with(run_id, $5 || '/')) ORDER BY wake_at LIMIT 1)
+         AND ($5 = '' OR run_id = $5 OR starts_with(run_id, $5 || '/') OR family = $5) ORDER BY wake_at LIMIT 1)
         UNION ALL
-        (SELECT wake_at FROM everstep.runs WHERE workflow = asked.workflow AND refused_by > '' AND refused_by < asked.code
+        (SELECT wake_at FROM everstep.runs
+         WHERE workflow = asked.workflow AND pinned = asked.version AND refused_by > '' AND refused_by < asked.code
          AND worker_key IS NULL AND wake_at IS NOT NULL AND run_key <> ALL($4::int8[])
-         AND asked.code <> ALL(string_to_array(refused_by, ' '))
-         AND ($5 = '' OR run_id = $5 OR starts_with(run_id, $5 || '/')))
+         AND NOT string_to_array(asked.code, ' ') <@ string_to_array(refused_by, ' ')
+         AND ($5 = '' OR run_id = $5 OR starts_with(run_id, $5 || '/') OR family = $5))
         UNION ALL
-        (SELECT wake_at FROM everstep.runs WHERE workflow = asked.workflow AND refused_by > asked.code
+        (SELECT wake_at FROM everstep.runs
+         WHERE workflow = asked.workflow AND pinned = asked.version AND refused_by > asked.code
          AND worker_key IS NULL AND wake_at IS NOT NULL AND run_key <> ALL($4::int8[])
-         AND asked.code <> ALL(string_to_array(refused_by, ' '))
-         AND ($5 = '' OR run_id = $5 OR starts_with(run_id, $5 || '/')))
+         AND NOT string_to_array(asked.code, ' ') <@ string_to_array(refused_by, ' ')
+         AND ($5 = '' OR run_id = $5 OR starts_with(run_id, $5 || '/') OR family = $5))
     ) AS due
 )
 """  # noqa: S608
 DUE: Final = """
 SELECT due.wake_at, due.run_key, due.deaths, due.max_recoveries
-FROM unnest($1::text[], $2::text[]) AS asked(workflow, code) CROSS JOIN LATERAL (
+FROM unnest($1::text[], $2::text[], $6::text[]) AS asked(workflow, code, version) CROSS JOIN LATERAL (
     SELECT wake_at, run_key, deaths, max_recoveries FROM everstep.runs
-    WHERE workflow = asked.workflow AND refused_by = '' AND worker_key IS NULL AND wake_at IS NOT NULL AND wake_at <= $3
-      AND ($4 = '' OR run_id = $4 OR starts_with(run_id, $4 || '/'))
+    WHERE workflow = asked.workflow AND pinned = asked.version AND refused_by = '' AND worker_key IS NULL
+      AND wake_at IS NOT NULL AND wake_at <= $3
+      AND ($4 = '' OR run_id = $4 OR starts_with(run_id, $4 || '/') OR family = $4)
     ORDER BY wake_at, run_key LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED
 ) AS due
 """
 DUE_BUT_REFUSED: Final = """
 SELECT due.wake_at, due.run_key, due.deaths, due.max_recoveries
-FROM unnest($1::text[], $2::text[]) AS asked(workflow, code) CROSS JOIN LATERAL (
+FROM unnest($1::text[], $2::text[], $6::text[]) AS asked(workflow, code, version) CROSS JOIN LATERAL (
     SELECT * FROM (SELECT wake_at, run_key, deaths, max_recoveries FROM everstep.runs
-     WHERE workflow = asked.workflow AND refused_by > '' AND refused_by < asked.code
-       AND asked.code <> ALL(string_to_array(refused_by, ' ')) AND worker_key IS NULL AND wake_at IS NOT NULL AND wake_at <= $3
-       AND ($4 = '' OR run_id = $4 OR starts_with(run_id, $4 || '/'))
+     WHERE workflow = asked.workflow AND pinned = asked.version AND refused_by > '' AND refused_by < asked.code
+       AND NOT string_to_array(asked.code, ' ') <@ string_to_array(refused_by, ' ') AND worker_key IS NULL
+       AND wake_at IS NOT NULL AND wake_at <= $3
+       AND ($4 = '' OR run_id = $4 OR starts_with(run_id, $4 || '/') OR family = $4)
      ORDER BY wake_at, run_key LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED) AS before
     UNION ALL
     SELECT * FROM (SELECT wake_at, run_key, deaths, max_recoveries FROM everstep.runs
-     WHERE workflow = asked.workflow AND refused_by > asked.code
-       AND asked.code <> ALL(string_to_array(refused_by, ' ')) AND worker_key IS NULL AND wake_at IS NOT NULL AND wake_at <= $3
-       AND ($4 = '' OR run_id = $4 OR starts_with(run_id, $4 || '/'))
+     WHERE workflow = asked.workflow AND pinned = asked.version AND refused_by > asked.code
+       AND NOT string_to_array(asked.code, ' ') <@ string_to_array(refused_by, ' ') AND worker_key IS NULL
+       AND wake_at IS NOT NULL AND wake_at <= $3
+       AND ($4 = '' OR run_id = $4 OR starts_with(run_id, $4 || '/') OR family = $4)
      ORDER BY wake_at, run_key LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED) AS after
 ) AS due
 """
@@ -74,19 +81,22 @@ ORPHANS: Final = """
 SELECT runs.run_key, CASE WHEN head.version > runs.claimed_version THEN 0 ELSE runs.deaths END, runs.max_recoveries,
        workers.gone, workers.was_alone
 FROM everstep.workers JOIN everstep.runs ON runs.worker_key = workers.worker_key AND runs.worker_key IS NOT NULL
-JOIN unnest($1::text[], $2::text[]) AS asked(workflow, code) ON asked.workflow = runs.workflow
+JOIN unnest($1::text[], $2::text[], $5::text[]) AS asked(workflow, code, version)
+     ON asked.workflow = runs.workflow AND asked.version = runs.pinned
 CROSS JOIN LATERAL (SELECT version FROM everstep.journal WHERE journal.run_key = runs.run_key
                     ORDER BY version DESC LIMIT 1) AS head
-WHERE workers.gone <> '' AND asked.code <> ALL(string_to_array(runs.refused_by, ' '))
-  AND ($3 = '' OR runs.run_id = $3 OR starts_with(runs.run_id, $3 || '/'))
+WHERE workers.gone <> '' AND NOT string_to_array(asked.code, ' ') <@ string_to_array(runs.refused_by, ' ')
+  AND ($3 = '' OR runs.run_id = $3 OR starts_with(runs.run_id, $3 || '/') OR runs.family = $3)
 ORDER BY workers.worker_key, runs.run_key LIMIT $4 FOR NO KEY UPDATE OF runs SKIP LOCKED
 """
 _ANOTHER_ORPHAN: Final = """
 SELECT 1
 FROM everstep.workers JOIN everstep.runs ON runs.worker_key = workers.worker_key AND runs.worker_key IS NOT NULL
-JOIN unnest($1::text[], $2::text[]) AS asked(workflow, code) ON asked.workflow = runs.workflow
-WHERE workers.gone <> '' AND asked.code <> ALL(string_to_array(runs.refused_by, ' ')) AND runs.run_key <> ALL($4::int8[])
-  AND ($3 = '' OR runs.run_id = $3 OR starts_with(runs.run_id, $3 || '/')) LIMIT 1
+JOIN unnest($1::text[], $2::text[], $5::text[]) AS asked(workflow, code, version)
+     ON asked.workflow = runs.workflow AND asked.version = runs.pinned
+WHERE workers.gone <> '' AND NOT string_to_array(asked.code, ' ') <@ string_to_array(runs.refused_by, ' ')
+  AND runs.run_key <> ALL($4::int8[])
+  AND ($3 = '' OR runs.run_id = $3 OR starts_with(runs.run_id, $3 || '/') OR runs.family = $3) LIMIT 1
 """
 _LEFT: Final = -1
 """Stands for what is due first of all that was not locked."""
@@ -117,19 +127,21 @@ class Asked(Struct, frozen=True):
     request: ClaimRequest
     workflows: list[str]
     codes: list[str]
+    versions: list[str]
     given: Micros | None
     lease_now: float | None
 
 
 def asked(request: ClaimRequest, given: Micros | None, lease_now: float | None) -> Asked:
     """Prepare a request."""
-    known = {name: code for name, code in request.workflows.items() if rules.is_text(name, code)}
-    return Asked(request, list(known), list(known.values()), given, lease_now)
+    known = [each for each in rules.drivable(request) if rules.is_text(*each)]
+    names, versions, codes = ([each[n] for each in known] for n in range(3))
+    return Asked(request, names, codes, versions, given, lease_now)
 
 
 async def look(tx: Tx, ask: Asked, seen: Sequence[workers.Seen], empty: Mapping[WorkerKey, bool]) -> Look:
     """See whether a claim would find something. One statement, no lock."""
-    now, next_due_at = await tx.one(EARLIEST, ask.given, ask.workflows, ask.codes, [], ask.request.family)
+    now, next_due_at = await tx.one(EARLIEST, ask.given, ask.workflows, ask.codes, [], ask.request.family, ask.versions)
     me = ask.request.worker_key
     living = [each for each in seen if not each.gone]
     died = [(each, why) for each in living if each.worker_key != me and (why := _why_dead(each, empty))]
@@ -161,11 +173,12 @@ async def claim(tx: Tx, ask: Asked, died: Sequence[tuple[workers.Seen, rules.Why
     keys = [each.run_key for each in (*choice.taken, *choice.dead)]
     # Only the parents are not locked yet. The other rows are, in the order of their due times, which may cross with somebody's
     # run order: then the server ends one of the two, which begins anew.
-    locked = await lock(tx, Wanted(keys, children=[each.run_key for each in choice.dead]))
+    dead = [each.run_key for each in choice.dead]
+    locked = await lock(tx, Wanted(keys, children=dead, parents=dead))
     book = Book(tx, await workers.time_of(tx, ask.given))
     await book.read(locked)
     owners = await _owners(tx, [page.record for key in keys if (page := book.by_key(key))])
-    await book.read_dedupes([told for each in choice.dead if (told := told_by(_page(book, each.run_key)))])
+    await book.read_dedupes([told for key in dead for told in told_by(book, key)])
     died_ids = [_give_up(book, each) for each in choice.dead]
     for each in choice.taken:
         _take(book, each, request.worker_key, name, owners)
@@ -197,9 +210,9 @@ async def _left_at(tx: Tx, ask: Asked, candidates: Sequence[rules.Candidate], no
     """When the first of all others is due."""
     keys, family = [each.run_key for each in candidates], ask.request.family
     is_orphan = bool(candidates) and candidates[-1].wake_at is None
-    if is_orphan and await tx.fetch(_ANOTHER_ORPHAN, ask.workflows, ask.codes, family, keys):
+    if is_orphan and await tx.fetch(_ANOTHER_ORPHAN, ask.workflows, ask.codes, family, keys, ask.versions):
         return now
-    _, left_at = await tx.one(EARLIEST, ask.given, ask.workflows, ask.codes, keys, family)
+    _, left_at = await tx.one(EARLIEST, ask.given, ask.workflows, ask.codes, keys, family, ask.versions)
     return None if left_at is None else int(left_at)
 
 
@@ -211,14 +224,14 @@ def _is_filled(candidates: Sequence[rules.Candidate], run_max: int) -> bool:
 
 async def _candidates(tx: Tx, ask: Asked, now: Micros, page: int) -> tuple[list[rules.Candidate], bool]:
     """Orphans, then what is due, a page of both together; and whether that is all."""
-    orphans = await tx.fetch(ORPHANS, ask.workflows, ask.codes, ask.request.family, page)
+    orphans = await tx.fetch(ORPHANS, ask.workflows, ask.codes, ask.request.family, page, ask.versions)
     candidates = [
         rules.orphan(key, deaths, recoveries, gone, was_alone=was_alone) for key, deaths, recoveries, gone, was_alone in orphans
     ]
     if len(orphans) >= page:
         return candidates, False
-    due = await tx.fetch(DUE, ask.workflows, ask.codes, now, ask.request.family, page)
-    due += await tx.fetch(DUE_BUT_REFUSED, ask.workflows, ask.codes, now, ask.request.family, page)
+    due = await tx.fetch(DUE, ask.workflows, ask.codes, now, ask.request.family, page, ask.versions)
+    due += await tx.fetch(DUE_BUT_REFUSED, ask.workflows, ask.codes, now, ask.request.family, page, ask.versions)
     due.sort(key=lambda row: (row[0], row[1]))
     candidates += [
         rules.Candidate(run_key=key, wake_at=wake_at, deaths=deaths, max_recoveries=recoveries)
@@ -242,6 +255,7 @@ def _give_up(book: Book, candidate: rules.Candidate) -> str:
     page.forget_attempts()
     entry, *_ = page.entries[-1]
     tell_parent(book, page, entry)
+    close_family(book, page)
     return page.record.run_id
 
 

@@ -48,10 +48,10 @@ it AS MATERIALIZED (
     SELECT * FROM unnest($2::int8[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::bool[], $8::text[], $9::text[],
                          $10::bytea[], $11::text[], $12::int8[], $13::int8[], $14::int4[], $15::int8[], $16::bool[],
                          $17::bool[], $18::text[], $19::int8[], $20::bool[], $21::text[], $22::text[], $23::text[],
-                         $24::int8[], $25::int8[], $26::text[], $27::int8[])
+                         $24::int8[], $25::int8[], $26::text[], $27::int8[], $28::text[])
     AS it(run_key, version, epoch, at, cursor, drained, status, step, hash, events, worker_key, not_before,
           place, consumed, frees, rests, must, wake_at, begins, run_id, workflow, code_version, max_recoveries, parent_key,
-          parent_command, forked_from)
+          parent_command, forked_from, pinned)
     WHERE not_before IS NULL OR not_before <= (SELECT now FROM clock)
 ),
 held AS MATERIALIZED (
@@ -69,9 +69,9 @@ alive AS MATERIALIZED (
 ),
 born AS (
     INSERT INTO everstep.runs(run_key, run_id, workflow, code_version, status, epoch, worker_key, wake_at, claimed_version,
-                              created_at, max_recoveries, inbox_done, parent_key, parent_command, forked_from)
+                              created_at, max_recoveries, inbox_done, parent_key, parent_command, forked_from, pinned)
     SELECT run_key, run_id, workflow, code_version, status, epoch, CASE WHEN frees THEN NULL ELSE worker_key END,
-           CASE WHEN frees THEN wake_at END, 1, at, max_recoveries, consumed, parent_key, parent_command, forked_from
+           CASE WHEN frees THEN wake_at END, 1, at, max_recoveries, consumed, parent_key, parent_command, forked_from, pinned
     FROM it WHERE run_id IS NOT NULL AND version = 1 AND (worker_key IN (SELECT worker_key FROM alive)) IS TRUE
     ORDER BY run_id ON CONFLICT DO NOTHING RETURNING run_key
 ),
@@ -106,7 +106,7 @@ changed AS (
     FROM held WHERE runs.run_key = held.run_key AND (held.run_key IN (SELECT run_key FROM landed)) IS TRUE
 ),
 settled AS (
-    DELETE FROM everstep.attempts USING unnest($28::int8[], $29::text[]) AS old(run_key, key)
+    DELETE FROM everstep.attempts USING unnest($29::int8[], $30::text[]) AS old(run_key, key)
     WHERE attempts.run_key = old.run_key AND attempts.key = old.key AND (old.run_key IN (SELECT run_key FROM landed)) IS TRUE
 ),
 dropped AS (
@@ -115,12 +115,12 @@ dropped AS (
 ),
 kept AS (
     INSERT INTO everstep.attempts({rows.ATTEMPT})
-    SELECT row.* FROM unnest($33::int8[], $34::text[], $35::int8[], $36::int8[], $37::int8[], $38::int8[], $39::bytea[],
-                             $40::bytea[], $41::int8[]) AS row({rows.ATTEMPT})
+    SELECT row.* FROM unnest($34::int8[], $35::text[], $36::int8[], $37::int8[], $38::int8[], $39::int8[], $40::bytea[],
+                             $41::bytea[], $42::int8[]) AS row({rows.ATTEMPT})
     WHERE (row.run_key IN (SELECT run_key FROM landed)) IS TRUE
     {rows.PUT_ATTEMPT}
 ),
-told AS MATERIALIZED (SELECT pg_notify($30::text, $31::text) WHERE $32::bool AND EXISTS (SELECT FROM landed))
+told AS MATERIALIZED (SELECT pg_notify($31::text, $32::text) WHERE $33::bool AND EXISTS (SELECT FROM landed))
 SELECT landed.run_key FROM landed LEFT JOIN told ON true
 """  # noqa: S608
 
@@ -145,7 +145,10 @@ def _is_simple(write: Append) -> bool:
         return False
     if write.create is not None and write.create.messages:
         return False
-    if write.create is not None and (write.create.parent_key is not None or not rules.is_text(write.create.run_id)):
+    new = write.create
+    if new is not None and (
+        new.parent_key is not None or new.on_parent_close or new.family or not rules.is_text(new.run_id, new.pinned)
+    ):
         return False
     return not (write.status is Status.PAUSED and write.refused_by)
 
@@ -194,9 +197,9 @@ def _full_values(place: int, write: Append) -> Effect:
         write.begins_segment,
     )
     if new is None:
-        return (*what, None, None, None, None, None, None, None)
+        return (*what, None, None, None, None, None, None, None, None)
     names = (new.run_id, new.workflow, new.code_version, new.max_recoveries)
-    return (*what, *names, new.parent_key, new.parent_command, new.forked_from)
+    return (*what, *names, new.parent_key, new.parent_command, new.forked_from, new.pinned)
 
 
 def _must(write: Append) -> str:

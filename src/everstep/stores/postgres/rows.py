@@ -14,7 +14,8 @@ runs.run_key, runs.run_id, runs.workflow, runs.code_version,
 CASE WHEN runs.worker_key IS NULL THEN runs.status ELSE head.status END, head.version, head.hash, runs.epoch, runs.worker_key,
 runs.wake_at, runs.created_at, head.at, head.step, head.cursor,
 CASE WHEN head.version > runs.claimed_version THEN 0 ELSE runs.deaths END, runs.max_recoveries, runs.inbox_seq,
-runs.inbox_done, runs.parent_key, runs.parent_command, runs.refused_by, runs.base
+runs.inbox_done, runs.parent_key, runs.parent_command, runs.refused_by, runs.base,
+runs.on_parent_close, runs.family, runs.pinned
 """
 # Written so that it can only be answered by going to the newest entry of one run at a time.
 HEAD: Final = """
@@ -68,6 +69,9 @@ def run_of(row: Row, created: bytes = b"", outcome: bytes | None = None) -> RunR
         parent_command=row[19],
         refused_by=row[20],
         base=row[21],
+        on_parent_close=row[22],
+        family=row[23],
+        pinned=row[24],
         created=created,
         outcome=outcome,
     )

@@ -63,14 +63,17 @@ CREATE TABLE everstep.runs(
     parent_command text NOT NULL,
     refused_by text COLLATE "C" NOT NULL DEFAULT '',
     base int8 NOT NULL DEFAULT 1,
+    on_parent_close text COLLATE "C" NOT NULL DEFAULT '',
+    family text COLLATE "C" NOT NULL DEFAULT '',
+    pinned text COLLATE "C" NOT NULL DEFAULT '',
     forked_from int8 REFERENCES everstep.runs
 ) WITH (fillfactor = 80);
 
-CREATE INDEX runs_due ON everstep.runs(workflow, refused_by, wake_at, run_key)
+CREATE INDEX runs_due ON everstep.runs(workflow, pinned, refused_by, wake_at, run_key)
     WHERE worker_key IS NULL AND wake_at IS NOT NULL;
 CREATE INDEX runs_owned ON everstep.runs(worker_key, run_key) WHERE worker_key IS NOT NULL;
 CREATE INDEX runs_unread ON everstep.runs(worker_key, run_key) WHERE worker_key IS NOT NULL AND inbox_seq > inbox_done;
-CREATE INDEX runs_children ON everstep.runs(parent_key) WHERE parent_key IS NOT NULL;
+CREATE INDEX runs_children ON everstep.runs(parent_key, run_key) WHERE parent_key IS NOT NULL;
 CREATE INDEX runs_forks ON everstep.runs(forked_from) WHERE forked_from IS NOT NULL;
 CREATE INDEX runs_newest ON everstep.runs(created_at, run_key);
 CREATE INDEX runs_in_trouble ON everstep.runs(created_at, run_key) WHERE status IN ('paused', 'failed', 'dead');

@@ -14,14 +14,15 @@ from everstep.stores import rules
 from everstep.stores.base import Settlement
 from everstep.stores.postgres import workers
 from everstep.stores.postgres.book import Book, Page, Wanted, lock
-from everstep.stores.postgres.careful import tell_parent
+from everstep.stores.postgres.careful import close_family, tell_parent
 from everstep.stores.postgres.pool import Tx
 
 
 async def settle(tx: Tx, settlement: Settlement, given: Micros | None) -> RunRecord | None:
     """Write an entry to a run that nobody owns; None if it is not as the writer believes."""
     keys = [settlement.run_key]
-    locked = await lock(tx, Wanted(keys, children=keys))
+    families = keys if settlement.status.is_at_rest else []
+    locked = await lock(tx, Wanted(keys, children=keys, parents=families))
     book = Book(tx, await workers.time_of(tx, given))
     await book.read(locked)
     page = book.by_key(settlement.run_key)
@@ -31,10 +32,10 @@ async def settle(tx: Tx, settlement: Settlement, given: Micros | None) -> RunRec
     page.change(replace(page.record, wake_at=settlement.wake_at))
     if settlement.status.is_at_rest:
         page.forget_attempts()
-        told = told_by(page)
-        await book.read_dedupes([told] if told else [])
+        await book.read_dedupes(told_by(book, page.record.run_key))
         entry, *_ = page.entries[-1]
         tell_parent(book, page, entry)
+        close_family(book, page)
     await book.write()
     return page.record
 
@@ -72,7 +73,7 @@ def append_unasked(
     )
 
 
-def told_by(page: Page) -> tuple[RunKey, str] | None:
-    """The parent of a run, and the dedupe key of what it is told."""
-    run = page.record
-    return None if run.parent_key is None else (run.parent_key, rules.child_dedupe(run.parent_command))
+def told_by(book: Book, run_key: RunKey) -> list[tuple[RunKey, str]]:
+    """The children of a run that is given up, and the dedupe key of what they are told. Its parent is told anew."""
+    asked = rules.cancel_message(run_key, "")
+    return [(child.record.run_key, asked.dedupe) for child in book.children_of(run_key)]

@@ -26,33 +26,35 @@ from everstep.stores.sqlite.ask import Ask, only
 from everstep.stores.sqlite.oslock import WorkerLocks
 from everstep.stores.sqlite.transaction import Tx
 
-# The two ranges leave out, without reading them, all runs that exactly this code has refused.
+# ?1 lists what the worker has: name, version, fingerprints (rules.drivable). The two ranges leave out, without reading them,
+# all runs that exactly this code has refused.
 EARLIEST: Final = """
+WITH asked(name, version, codes) AS (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?1))
 SELECT min(wake_at) FROM (
-    SELECT (SELECT wake_at FROM runs WHERE workflow = asked.key AND refused_by = '' AND worker_key IS NULL
-            AND wake_at IS NOT NULL ORDER BY wake_at LIMIT 1) AS wake_at FROM json_each(?1) AS asked
+    SELECT (SELECT wake_at FROM runs WHERE workflow = name AND pinned = asked.version AND refused_by = ''
+            AND worker_key IS NULL AND wake_at IS NOT NULL ORDER BY wake_at LIMIT 1) AS wake_at FROM asked
     UNION ALL
-    SELECT (SELECT min(wake_at) FROM runs WHERE workflow = asked.key AND refused_by > '' AND refused_by < asked.value
-            AND worker_key IS NULL AND wake_at IS NOT NULL) FROM json_each(?1) AS asked
+    SELECT (SELECT min(wake_at) FROM runs WHERE workflow = name AND pinned = asked.version AND refused_by > ''
+            AND refused_by < codes AND worker_key IS NULL AND wake_at IS NOT NULL) FROM asked
     UNION ALL
-    SELECT (SELECT min(wake_at) FROM runs WHERE workflow = asked.key AND refused_by > asked.value
-            AND worker_key IS NULL AND wake_at IS NOT NULL) FROM json_each(?1) AS asked
+    SELECT (SELECT min(wake_at) FROM runs WHERE workflow = name AND pinned = asked.version AND refused_by > codes
+            AND worker_key IS NULL AND wake_at IS NOT NULL) FROM asked
 )
 """
 DUE: Final = """
-SELECT wake_at, run_key, deaths, max_recoveries, run_id, workflow, refused_by FROM runs
-WHERE workflow = ?1 AND refused_by = '' AND worker_key IS NULL AND wake_at IS NOT NULL ORDER BY wake_at, run_key
+SELECT wake_at, run_key, deaths, max_recoveries, run_id, workflow, refused_by, pinned, family FROM runs
+WHERE workflow = ?1 AND pinned = ?2 AND refused_by = '' AND worker_key IS NULL AND wake_at IS NOT NULL ORDER BY wake_at, run_key
 """
 REFUSED_BY_OTHERS: Final = """
-SELECT wake_at, run_key, deaths, max_recoveries, run_id, workflow, refused_by FROM runs
-WHERE workflow = ?1 AND refused_by > '' AND refused_by < ?2 AND worker_key IS NULL AND wake_at IS NOT NULL
+SELECT wake_at, run_key, deaths, max_recoveries, run_id, workflow, refused_by, pinned, family FROM runs
+WHERE workflow = ?1 AND pinned = ?2 AND refused_by > '' AND refused_by < ?3 AND worker_key IS NULL AND wake_at IS NOT NULL
 UNION ALL
-SELECT wake_at, run_key, deaths, max_recoveries, run_id, workflow, refused_by FROM runs
-WHERE workflow = ?1 AND refused_by > ?2 AND worker_key IS NULL AND wake_at IS NOT NULL
+SELECT wake_at, run_key, deaths, max_recoveries, run_id, workflow, refused_by, pinned, family FROM runs
+WHERE workflow = ?1 AND pinned = ?2 AND refused_by > ?3 AND worker_key IS NULL AND wake_at IS NOT NULL
 ORDER BY wake_at, run_key
 """
 ORPHANS: Final = """
-SELECT run_key, deaths, max_recoveries, gone, was_alone, run_id, workflow, refused_by
+SELECT run_key, deaths, max_recoveries, gone, was_alone, run_id, workflow, refused_by, pinned, family
 FROM workers CROSS JOIN runs ON runs.worker_key = workers.worker_key AND runs.worker_key IS NOT NULL
 WHERE gone <> '' ORDER BY workers.worker_key, run_key
 """
@@ -95,7 +97,7 @@ def look(ask: Ask, request: ClaimRequest, locks: WorkerLocks, now: Micros, monot
     died = [(each, why) for each, why in proofs if why]
     living = [each for each, why in proofs if not why]
     next_expiry_at = rules.expiry_at([(each.heartbeat, each.lease_seconds) for each in living], monotonic, now)
-    (next_due_at,) = only(ask(EARLIEST, (_json(request.workflows),)))
+    (next_due_at,) = only(ask(EARLIEST, (_json(rules.drivable(request)),)))
     is_due = next_due_at is not None and next_due_at <= now
     is_worth_it = bool(died) or is_due or any(each.gone for each in others)
     return Look(name, died, is_worth_it, next_due_at, [each.worker_key for each in living], next_expiry_at)
@@ -117,13 +119,13 @@ def claim(tx: Tx, request: ClaimRequest, died: Iterable[tuple[workers.Worker, ru
 
 def _candidates(ask: Ask, request: ClaimRequest) -> Iterator[rules.Candidate]:
     """Read lazily: a queue of a million runs costs no more than one of ten."""
-    for key, deaths, recoveries, gone, was_alone, run_id, workflow, refused_by in ask(ORPHANS):
-        if rules.may_drive(request, run_id, workflow, refused_by):
+    for key, deaths, recoveries, gone, was_alone, *about in ask(ORPHANS):
+        if rules.may_drive(request, *about):
             yield rules.orphan(key, deaths, recoveries, gone, was_alone=bool(was_alone))
-    queues = [ask(DUE, (workflow,)) for workflow in request.workflows]
-    refused = [ask(REFUSED_BY_OTHERS, (name, code)) for name, code in request.workflows.items()]
-    for wake_at, key, deaths, recoveries, run_id, workflow, refused_by in merge(*queues, *refused):
-        if rules.may_drive(request, run_id, workflow, refused_by):
+    queues = [ask(DUE, (name, version)) for name, version, _ in rules.drivable(request)]
+    refused = [ask(REFUSED_BY_OTHERS, asked) for asked in rules.drivable(request)]
+    for wake_at, key, deaths, recoveries, *about in merge(*queues, *refused):
+        if rules.may_drive(request, *about):
             yield rules.Candidate(run_key=key, wake_at=wake_at, deaths=deaths, max_recoveries=recoveries)
 
 
@@ -145,6 +147,7 @@ def _give_up(tx: Tx, candidate: rules.Candidate, now: Micros) -> str:
     run = _append(tx, run, verdict, Status.DEAD, candidate.deaths, None, now)
     tx.execute(_DROP_ATTEMPTS, (run.run_key,))
     write.tell_parent(tx, run.run_key, verdict)
+    write.close_family(tx, run)
     return run.run_id
 
 

@@ -10,7 +10,8 @@ from everstep.stores.sqlite.ask import Row
 
 RUN: Final = (
     "run_key, run_id, workflow, code_version, status, version, hash, epoch, worker_key, wake_at, created_at, updated_at, step, "
-    "cursor, deaths, max_recoveries, inbox_seq, inbox_done, parent_key, parent_command, refused_by, base"
+    "cursor, deaths, max_recoveries, inbox_seq, inbox_done, parent_key, parent_command, refused_by, base, "
+    "on_parent_close, family, pinned"
 )
 CREATED_AND_OUTCOME: Final = (
     "(SELECT events FROM journal WHERE id = runs.first), (SELECT events FROM journal WHERE id = runs.outcome_entry)"
@@ -52,6 +53,9 @@ def run_of(row: Row, created: bytes = b"", outcome: bytes | None = None) -> RunR
         parent_command=row[19],
         refused_by=row[20],
         base=row[21],
+        on_parent_close=row[22],
+        family=row[23],
+        pinned=row[24],
         created=created,
         outcome=outcome,
     )

@@ -62,6 +62,9 @@ CREATE TABLE runs(
     inbox_done INTEGER NOT NULL DEFAULT 0,
     parent_key INTEGER,
     parent_command TEXT NOT NULL,
+    on_parent_close TEXT NOT NULL,
+    family TEXT NOT NULL,
+    pinned TEXT NOT NULL,
     refused_by TEXT NOT NULL DEFAULT '',
     base INTEGER NOT NULL DEFAULT 1,
     forked_from INTEGER REFERENCES runs(run_key),
@@ -70,7 +73,7 @@ CREATE TABLE runs(
     outcome_entry INTEGER
 ) STRICT;
 
-CREATE INDEX runs_due ON runs(workflow, refused_by, wake_at) WHERE worker_key IS NULL AND wake_at IS NOT NULL;
+CREATE INDEX runs_due ON runs(workflow, pinned, refused_by, wake_at) WHERE worker_key IS NULL AND wake_at IS NOT NULL;
 CREATE INDEX runs_owned ON runs(worker_key) WHERE worker_key IS NOT NULL;
 CREATE INDEX runs_unread ON runs(worker_key) WHERE worker_key IS NOT NULL AND inbox_seq > inbox_done;
 CREATE INDEX runs_children ON runs(parent_key) WHERE parent_key IS NOT NULL;

@@ -17,8 +17,21 @@ from everstep.events import Event
 from everstep.journal import GENESIS, Entry, entry_hash, seal_bytes
 from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, Status, WorkerKey
 from everstep.stores import rules
-from everstep.stores.base import Append, Created, Exists, Keep, Landed, NewRun, Outcome, Refused, Reply, Settlement, Write
-from everstep.stores.sqlite import faults, read
+from everstep.stores.base import (
+    Append,
+    Created,
+    Exists,
+    Keep,
+    Landed,
+    NewRun,
+    Outcome,
+    Post,
+    Refused,
+    Reply,
+    Settlement,
+    Write,
+)
+from everstep.stores.sqlite import faults, read, rows
 from everstep.stores.sqlite.ask import Row, Value, only
 from everstep.stores.sqlite.transaction import Tx
 
@@ -40,9 +53,9 @@ WHERE ?2 = 1 AND EXISTS (SELECT 1 FROM workers WHERE worker_key = ?8 AND gone = 
 """
 _INSERT_RUN: Final = """
 INSERT INTO runs(run_key, run_id, workflow, code_version, status, version, hash, epoch, worker_key, wake_at, created_at,
-                 updated_at, step, cursor, max_recoveries, inbox_seq, inbox_done, parent_key, parent_command, forked_from, head,
-                 first)
-VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, last_insert_rowid(), last_insert_rowid())
+                 updated_at, step, cursor, max_recoveries, inbox_seq, inbox_done, parent_key, parent_command, forked_from,
+                 on_parent_close, family, pinned, head, first)
+VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, last_insert_rowid(), last_insert_rowid())
 """
 
 _ADVANCE: Final = """
@@ -90,7 +103,9 @@ _CONSUME: Final = "UPDATE runs SET inbox_done = max(inbox_done, ?2) WHERE run_ke
 _REPLY: Final = "UPDATE inbox SET reply = ?3 WHERE run_key = ?1 AND dedupe = ?2 AND dedupe <> '' AND reply IS NULL"
 _ADDRESSEE: Final = "SELECT run_key, status, worker_key, wake_at, inbox_seq FROM runs WHERE run_id = ?"
 _ADDRESSEE_BY_KEY: Final = "SELECT run_key, status, worker_key, wake_at, inbox_seq FROM runs WHERE run_key = ?"
-_PARENT: Final = "SELECT parent_key, parent_command FROM runs WHERE run_key = ? AND parent_key IS NOT NULL"
+_PARENT: Final = "SELECT parent_key, parent_command, run_id, version FROM runs WHERE run_key = ? AND parent_key IS NOT NULL"
+_PARENT_OF_ADDRESSEE: Final = "SELECT parent_key, parent_command FROM runs WHERE run_key = ?"
+_CHILDREN: Final = f"SELECT {rows.RUN} FROM runs WHERE parent_key = ? AND parent_key IS NOT NULL ORDER BY run_key"  # noqa: S608
 
 _SHORT: Final = 1 << 20
 """Entries below this size need no second look before they are inserted; and what is no UTF-8 fails when it is bound."""
@@ -154,6 +169,9 @@ def _insert_run(
             new.parent_key,
             new.parent_command,
             new.forked_from,
+            new.on_parent_close,
+            new.family,
+            new.pinned,
         ),
     )
     for each in messages:
@@ -336,6 +354,7 @@ def settle(tx: Tx, settlement: Settlement) -> RunRecord | None:
         ending = rules.ending_of(entry.events)
         if ending is not None:
             tell_parent(tx, run.run_key, ending)
+        close_family(tx, run)
     return read.run(tx.ask, run.run_id)
 
 
@@ -358,8 +377,8 @@ def tell_parent(tx: Tx, run_key: RunKey, ending: Event) -> None:
     row = tx.execute(_PARENT, (run_key,)).fetchone()
     if row is None:
         return
-    parent_key, parent_command = row
-    message = rules.outcome_message(ending, parent_command)
+    parent_key, *about = row
+    message = rules.outcome_message(ending, *about)
     if message is not None:
         _deliver(tx, tx.execute(_ADDRESSEE_BY_KEY, (parent_key,)).fetchone(), message)
 
@@ -369,18 +388,31 @@ def _reply(tx: Tx, run_key: RunKey, replies: Sequence[Reply]) -> None:
         tx.execute(_REPLY, (run_key, each.dedupe, each.event.decode()))
 
 
+def close_family(tx: Tx, run: RunRecord) -> None:
+    """Ask the children of a run that was given up to stop, those that are to be cancelled with it."""
+    children = list(map(rows.run_of, tx.execute(_CHILDREN, (run.run_key,))))
+    message = rules.cancel_message(run.run_key, f"its parent {run.run_id} was given up")
+    for child in children:
+        if rules.is_closed_with_parent(child):
+            _deliver(tx, tx.execute(_ADDRESSEE_BY_KEY, (child.run_key,)).fetchone(), message)
+
+
 def _send(tx: Tx, write: Append) -> None:
-    refused = [child for child in write.children if not _has_child(tx, rules.as_child(child, write.entry.run_key))]
-    for each in write.posts:
-        _deliver(tx, tx.execute(_ADDRESSEE, (each.run_id,)).fetchone(), each.message)
-    for child in refused:
-        parent = tx.execute(_ADDRESSEE_BY_KEY, (write.entry.run_key,)).fetchone()
-        _deliver(tx, parent, rules.refusal_message(child))
+    answers = [_start_child(tx, rules.as_child(child, write.entry.run_key), write.entry.version) for child in write.children]
+    for post in write.posts:
+        addressee = tx.execute(_ADDRESSEE, (post.run_id,)).fetchone()
+        if addressee is not None and _is_for(tx, post, addressee[0]):
+            _deliver(tx, addressee, post.message)
+    for message in (message for each in answers for message in each):
+        _deliver(tx, tx.execute(_ADDRESSEE_BY_KEY, (write.entry.run_key,)).fetchone(), message)
 
 
-def _has_child(tx: Tx, child: NewRun) -> bool:
-    answer = _create_queued(tx, child)
-    return isinstance(answer, Created) or rules.is_child(answer.run, child)
+def _start_child(tx: Tx, child: NewRun, version: int) -> Sequence[Message]:
+    return rules.answers(child, _create_queued(tx, child), version)
+
+
+def _is_for(tx: Tx, post: Post, run_key: RunKey) -> bool:
+    return post.parent_key is None or rules.is_for(post, *only(tx.execute(_PARENT_OF_ADDRESSEE, (run_key,))))
 
 
 def _deliver(tx: Tx, addressee: Row | None, message: Message) -> None:
