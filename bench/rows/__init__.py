@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from bench.contest import Bench
 from bench.measurement import Measurement
-from bench.rows import disk, idle, recovery, speed, startup
+from bench.rows import disk, idle, postgres, recovery, speed, startup
 
 Row: TypeAlias = Callable[[Bench], list[Measurement]]
 
@@ -30,4 +30,5 @@ ROWS: Mapping[str, Row] = {
     "processes": disk.two_processes,
     "bytes": disk.bytes_per_step,
     "startup": startup.startup,
+    "postgres": postgres.postgres,
 }
