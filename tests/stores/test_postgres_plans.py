@@ -87,8 +87,8 @@ async def test_a_statement_goes_by_its_index(store: PostgresStore, name: str) ->
     assert "Seq Scan on inbox" not in found
 
 
-@pytest.mark.parametrize("is_lean", [True, False])
-async def test_a_flush_goes_by_keys(store: PostgresStore, is_lean: bool) -> None:
+@pytest.mark.parametrize("kind", ["one", "lean", "full"])
+async def test_a_flush_goes_by_keys(store: PostgresStore, kind: str) -> None:
     """The statement that everything waits for."""
     scene = Scene(store, None)  # type: ignore[arg-type]
     worker = await scene.worker()
@@ -101,8 +101,8 @@ async def test_a_flush_goes_by_keys(store: PostgresStore, is_lean: bool) -> None
             return []
 
     explaining: Any = Explaining()
-    if is_lean:
-        await fast.lean(explaining, [scene.append(run)], None)
+    if kind != "full":
+        await fast.lean(explaining, [scene.append(run)] * (1 if kind == "one" else 2), None)
     else:
         await fast.full(explaining, [scene.append(run, release=True), scene.first(worker, "other")], None, "c", "s")
 

@@ -40,6 +40,16 @@ WHERE (SELECT runs.epoch = it.epoch AND runs.worker_key = it.worker_key FROM eve
 ON CONFLICT DO NOTHING RETURNING run_key
 """  # noqa: S608
 
+# The same for one entry: a lone run's every step, so without the arrays.
+_ONE: Final = f"""
+INSERT INTO everstep.journal(run_key, version, epoch, at, cursor, drained, status, step, hash, events)
+SELECT $2::int8, $3::int8, $4::int8, $5::int8, $6::int8, $7::bool, $8::text, $9::text, $10::bytea, $11::text
+WHERE (SELECT epoch = $4::int8 AND worker_key = $12::int8 FROM everstep.runs WHERE run_key = $2::int8)
+  AND (SELECT true FROM everstep.journal WHERE run_key = $2::int8 AND version = $3::int8 - 1 AND epoch = $4::int8)
+  AND ($13::int8 IS NULL OR $13::int8 <= {NOW})
+ON CONFLICT DO NOTHING RETURNING run_key
+"""  # noqa: S608
+
 # The rows at hand are many, and a join of two such lists would be a loop in a loop. So what is known of an entry is carried
 # along, and ``(… IN (SELECT …)) IS TRUE`` is asked of a hash table, which ``IN`` alone would not be.
 _FULL: Final = f"""
@@ -162,6 +172,8 @@ def is_lean(write: Append) -> bool:
 
 async def lean(tx: Tx, batch: Sequence[Append], given: Micros | None) -> set[RunKey]:
     """Insert entries. Returns the runs whose entries landed."""
+    if len(batch) == 1:
+        return {run_key for (run_key,) in await tx.fetch(_ONE, given, *_entry_values(batch[0]))}
     values = columns([_entry_values(write) for write in batch])
     return {run_key for (run_key,) in await tx.fetch(_LEAN, given, *values)}
 
