@@ -236,6 +236,14 @@ class StepScope(Protocol):
         """What no other run ever has: neither one that gets the same id later, nor a fork, nor one of another store."""
         ...
 
+    def seal_witness(self, data: bytes) -> bytes:
+        """Its encoded result, as it may be stored in a database of the user's."""
+        ...
+
+    def open_witness(self, data: bytes) -> bytes:
+        """The opposite."""
+        ...
+
     @property
     def is_wanted(self) -> bool:
         """Somebody waits for the outcome of this attempt. Asked from the body's thread."""

@@ -175,6 +175,11 @@ async def test_a_step_awaited_in_a_steps_body_is_refused() -> None:
         last_details: bytes | None = None
 
         def beat(self, details: bytes | None) -> None: ...
+        def seal_witness(self, data: bytes) -> bytes:
+            return data
+
+        def open_witness(self, data: bytes) -> bytes:
+            return data
 
     token = step_scope.set(Attempt())
     try:

@@ -68,28 +68,28 @@ class DatabaseTransaction(ConnectedStep[P, R]):
         scope, driver = _scope(), self._driver
         session = self.database.connect(driver)
         try:
-            body = partial(self._encoded, args, kwargs)
+            body = partial(self._encoded, scope, args, kwargs)
             encoded = drive(exactly_once(_key(scope)), session, body, lambda: scope.is_wanted)
         finally:
             session.close()
-        return self.result.decode(encoded.encode())
+        return self.result.decode(scope.open_witness(encoded.encode()))
 
     async def _run_async(self, *args: Any, **kwargs: Any) -> Any:
         scope = _scope()
         session = await self.database.connect_async(self._driver)
         try:
-            body = partial(self._encoded_async, args, kwargs)
+            body = partial(self._encoded_async, scope, args, kwargs)
             encoded = await drive_async(exactly_once(_key(scope)), session, body, lambda: scope.is_wanted)
         finally:
             await session.close()
-        return self.result.decode(encoded.encode())
+        return self.result.decode(scope.open_witness(encoded.encode()))
 
-    def _encoded(self, args: tuple[Any, ...], kwargs: dict[str, Any], connection: Any) -> str:
+    def _encoded(self, scope: StepScope, args: tuple[Any, ...], kwargs: dict[str, Any], connection: Any) -> str:
         # Before the commit: what cannot be stored takes the effect with it.
-        return self.result.encode(self.function(connection, *args, **kwargs)).decode()
+        return scope.seal_witness(self.result.encode(self.function(connection, *args, **kwargs))).decode()
 
-    async def _encoded_async(self, args: tuple[Any, ...], kwargs: dict[str, Any], connection: Any) -> str:
-        return self.result.encode(await self.function(connection, *args, **kwargs)).decode()
+    async def _encoded_async(self, scope: StepScope, args: tuple[Any, ...], kwargs: dict[str, Any], connection: Any) -> str:
+        return scope.seal_witness(self.result.encode(await self.function(connection, *args, **kwargs))).decode()
 
     @cached_property
     def _driver(self) -> Driver:

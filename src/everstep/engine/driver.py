@@ -207,7 +207,7 @@ class Driver:
     @property
     def run_token(self) -> str:
         """What no other run ever has."""
-        return self.facts.token
+        return self.facts.token(self._keeper)
 
     @property
     def recoveries(self) -> int:
@@ -620,6 +620,14 @@ class Driver:
     def storable(self, data: bytes) -> bytes:
         """The same bytes, if they can be stored."""
         return self._keeper.check(data)
+
+    def seal_witness(self, key: str, data: bytes) -> bytes:
+        """The result of a step, as it is stored in the user's database."""
+        return self._keeper.seal_witness(key, data)
+
+    def open_witness(self, key: str, data: bytes) -> bytes:
+        """The opposite."""
+        return self._keeper.open_witness(key, data)
 
     def interrupted(self) -> None:
         """The program is ending around a step: the run goes on elsewhere."""

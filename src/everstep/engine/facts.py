@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from everstep.core.starting import first_event
+from everstep.journal import Reader
 from everstep.records import Micros, RunKey, RunRecord, Status
 from everstep.stores.base import NewRun
 
@@ -69,13 +70,12 @@ class Facts:
             created=run.created,
         )
 
-    @property
-    def token(self) -> str:
+    def token(self, reader: Reader) -> str:
         """What no other run ever has: its key is never given to another run of this store, its salt to none of any store.
 
         A store that was put back to an older state gives out keys again, and a fork has the salt of the run that it forked.
         """
-        salt = bytes.fromhex(first_event(self.created).salt)
+        salt = bytes.fromhex(first_event(self.created, reader).salt)
         return blake2b(str(self.run_key).encode(), key=salt, digest_size=16, person=b"witness").hexdigest()
 
 

@@ -177,6 +177,14 @@ class StepHost(Protocol):
         """The same bytes, if they can be stored; raises Unencodable if not."""
         ...
 
+    def seal_witness(self, key: str, data: bytes) -> bytes:
+        """The result of a step, as it is stored in the user's database."""
+        ...
+
+    def open_witness(self, key: str, data: bytes) -> bytes:
+        """The opposite."""
+        ...
+
     def interrupted(self) -> None:
         """The program is ending around the step."""
         ...
@@ -359,6 +367,14 @@ class StepRun:
     def run_token(self) -> str:
         """What no other run ever has."""
         return self._host.run_token
+
+    def seal_witness(self, data: bytes) -> bytes:
+        """Its result, as it is stored in the user's database."""
+        return self._host.seal_witness(self.key, data)
+
+    def open_witness(self, data: bytes) -> bytes:
+        """The opposite."""
+        return self._host.open_witness(self.key, data)
 
     @property
     def is_wanted(self) -> bool:
