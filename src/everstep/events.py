@@ -208,13 +208,15 @@ class RunRetried(_Event, frozen=True, gc=False):
     """A run at rest was reopened: its code begins again, and what it had finished is not done again.
 
     ``goes_on``: it does not begin again, because a saga has undone steps. It is replayed and goes on where it had stopped:
-    begun again, a step that had failed might work this time, and the code go forward over steps that are undone.
+    begun again, a step that had failed might work this time, and the code go forward over steps that are undone. ``anew``: keys
+    of children that cannot be reopened, and begin anew under another id.
     """
 
     reason: str = ""
     actor: str = ""
     deadline_at: Micros | None = None
     goes_on: bool = False
+    anew: tuple[str, ...] = ()
 
 
 class PauseRequested(_Event, frozen=True, gc=False):

@@ -18,7 +18,9 @@ from everstep.core.payloads import read_events
 from everstep.core.starting import first_event
 from everstep.errors import IllegalState, UsageError
 from everstep.events import (
+    ChildFailed,
     ChildStarted,
+    ChildSucceeded,
     CompensationBegan,
     Event,
     PauseRequested,
@@ -111,10 +113,54 @@ async def retry(runs: Runs, run_id: str, by: By) -> None:
 
     async def decide(run: RunRecord) -> RunRecord | None:
         _refuse_retry(run)
-        goes_on = _goes_on(run, await _events(runs, run))
-        return await _settle(runs, run, [_retried(runs, run, by, goes_on=goes_on)], Status.QUEUED, runs.store.now())
+        return await _reopened(runs, run, by)
 
     await _decided(runs, run_id, decide)
+
+
+async def _reopened(runs: Runs, run: RunRecord, by: By, first: Sequence[Event] = ()) -> RunRecord | None:
+    """Reopen a run, after the children that failed it: begun again, it finds them at work or done."""
+    events = await _events(runs, run)
+    goes_on = _goes_on(run, events)
+    anew = [] if goes_on else [key for key, child in failed_children(events) if not await _reopen_child(runs, run, child, by)]
+    retried = _retried(runs, run, by, goes_on=goes_on, anew=tuple(anew))
+    return await _settle(runs, run, [*first, retried], Status.QUEUED, runs.store.now())
+
+
+async def _reopen_child(runs: Runs, parent: RunRecord, run_id: str, by: By) -> bool:
+    """Let a child of a run that is at rest go on as well. False: it cannot, and has to begin anew."""
+    while True:
+        child = await runs.store.get(run_id)
+        if child is None or child.parent_key != parent.run_key or child.status is Status.CANCELLED:
+            return False
+        if not child.status.is_at_rest or child.status is Status.SUCCEEDED:
+            return True
+        try:
+            reopened = await _reopened(runs, child, by)
+        except IllegalState:
+            return False  # Its steps have been undone.
+        if reopened is not None:
+            runs.posted(reopened)
+            return True
+
+
+def failed_children(events: Sequence[Event]) -> list[tuple[str, str]]:
+    """Key and run of each child that came to rest without a result since the code last began with other arguments. Pure."""
+    started: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    for event in events:
+        match event:
+            case RunContinued():
+                failed.clear()
+            case ChildStarted(key=key, run_id=run_id):
+                started[key] = run_id
+            case ChildFailed(key=key) if key in started:
+                failed[key] = started[key]
+            case ChildSucceeded(key=key) | StepOverridden(key=key):
+                failed.pop(key, None)
+            case _:
+                pass
+    return list(failed.items())
 
 
 async def discard(runs: Runs, run_id: str, by: By) -> None:
@@ -128,11 +174,11 @@ async def discard(runs: Runs, run_id: str, by: By) -> None:
     await _decided(runs, run_id, decide)
 
 
-def _retried(runs: Runs, run: RunRecord, by: By, *, goes_on: bool) -> RunRetried:
+def _retried(runs: Runs, run: RunRecord, by: By, *, goes_on: bool, anew: tuple[str, ...]) -> RunRetried:
     """The run gets its whole time limit again: it may be what it failed of."""
     created = first_event(run.created)
     limit = None if created.deadline_at is None else runs.store.now() + created.deadline_at - run.created_at
-    return RunRetried(by.reason, by.actor, limit, goes_on)
+    return RunRetried(by.reason, by.actor, limit, goes_on, anew)
 
 
 def _goes_on(run: RunRecord, events: Sequence[Event]) -> bool:
@@ -189,8 +235,7 @@ async def override(runs: Runs, run_id: str, step: str, result: object, by: By, *
         if not run.status.is_at_rest:
             return await runs.store.post(run_id, _message(runs, run, event))
         _refuse_retry(run)
-        retried = _retried(runs, run, by, goes_on=goes_on)
-        return await _settle(runs, run, [event, retried], Status.QUEUED, runs.store.now())
+        return await _reopened(runs, run, by, [event])
 
     await _decided(runs, run_id, decide)
 

@@ -159,6 +159,49 @@ async def test_a_child_whose_parent_knows_of_its_failure_is_not_retried_alone(wo
         await child.retry()
 
 
+async def test_a_retry_goes_on_in_the_children_that_failed(world: World) -> None:
+    """What they had finished is not done again either, at any depth."""
+    broken.add("boat")
+    _, handle = await failed(world, expedition(), "p", expedition, tour, trip_child)
+    broken.clear()
+
+    await handle.retry("the sea is calm", actor="ann")
+
+    assert "boat booked" == await handle.result()
+    assert {"bus": 1, "boat": 2, "camp": 1} == dict(calls)
+    assert "succeeded" == await_status(world, "p/0:2/0:1")
+
+
+@es.workflow
+async def expedition() -> str:
+    await book("camp")
+    return await tour()
+
+
+def await_status(world: World, run_id: str) -> str:
+    store: Any = world.store
+    status: str = store._runs[store._keys[run_id]].record.status.value
+    return status
+
+
+@es.workflow
+async def outing() -> str:
+    return await cautious_trip()
+
+
+async def test_a_child_whose_steps_were_undone_begins_anew(world: World) -> None:
+    broken.add("car")
+    _, handle = await failed(world, outing(), "p", outing, cautious_trip)
+    broken.clear()
+
+    await handle.retry()
+
+    assert "never" == await handle.result()
+    assert {"flight": 2, "hotel": 2, "car": 2, "hotel back": 1, "flight back": 1} == dict(calls)
+    assert "failed" == await_status(world, "p/0:1")
+    assert "succeeded" == await_status(world, "p/0:1~1")
+
+
 async def test_the_time_limit_begins_again_with_a_retry(world: World) -> None:
     engine = await world.engine(listener)
     handle = await engine.start(listener(), id="w", timeout=60)

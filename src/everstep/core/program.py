@@ -418,13 +418,17 @@ class Program:
             self.family[key] = operation.event
         return operation
 
+    def _child_id(self, key: str) -> str:
+        run_id = child_run_id(self.run_id, key)
+        return run_id if self._ledger is None else self._ledger.child_id(run_id, key)
+
     def _child(self, key: str, call: Call[Any], args: bytes, digest: str, options: ChildOptions) -> ChildStarted:
         workflow = call.definition
         assert isinstance(workflow, Workflow), "what is no step is a workflow"
         self.children[key], self.child_options[key] = workflow, options
         return ChildStarted(
             key,
-            options.run_id or child_run_id(self.run_id, key),
+            options.run_id or self._child_id(key),
             workflow.name,
             Raw(args),
             digest,

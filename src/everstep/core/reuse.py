@@ -111,6 +111,7 @@ class Ledger:
         self._due: dict[tuple[str, Micros], Micros] = {}
         self._edits: Mapping[str, Raw] = {}
         self._used: set[Identity] = set()
+        self._anew: dict[str, int] = {}
 
     def note_all(self, events: Iterable[Event], at: Micros) -> None:
         """Take note of an entry."""
@@ -145,6 +146,7 @@ class Ledger:
                 self.requests.append(event)
             case RunRetried(deadline_at=deadline_at):
                 self.retries += not event.goes_on
+                self._anew.update(dict.fromkeys(event.anew, self.retries))
                 if self.start is not None:
                     self.start = msgspec.structs.replace(self.start, deadline_at=deadline_at)
             case _:
@@ -177,9 +179,9 @@ class Ledger:
         """The code has asked for everything that it holds a result of."""
         return self._good.keys() <= self._used
 
-    def has_ended_badly(self, child: ChildStarted) -> bool:
-        """The child of this command came to rest without a result, so its id is taken for good."""
-        return (child.key, child.workflow, True, child.digest) in self._bad
+    def child_id(self, run_id: str, key: str) -> str:
+        """The id of a child that the code starts again: its own, unless it had to begin anew."""
+        return f"{run_id}~{self._anew[key]}" if key in self._anew else run_id
 
     def results(self) -> dict[tuple[str, str, str], Raw]:
         """Every result, by key, name and digest."""
