@@ -202,7 +202,7 @@ async def test_children_that_end_at_once_are_told_in_one_transaction(store: Post
     assert {Landed} == {type(outcome) for answers in outcomes for outcome in answers}
     ((_, messages),) = await store.pull(worker)
     assert list(range(1, 41)) == [each.seq for each in messages]
-    assert {f"child:0:{n}" for n in range(40)} == {each.dedupe for each in messages}
+    assert {f"0:{n}" for n in range(40)} == {json.loads(each.event)["key"] for each in messages}
 
 
 # --- the inbox ------------------------------------------------------------------------------------------------------------
