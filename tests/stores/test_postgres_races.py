@@ -245,12 +245,12 @@ async def test_no_wake_up_is_lost_between_messages_and_parking(store: PostgresSt
 async def test_one_start_of_many_at_once_creates_the_run(store: PostgresStore, scene: Scene) -> None:
     """E1: a hundred starts of one id, half of them by workers that would drive it at once."""
     worker = await scene.worker("me", HOUR)
-    local = [persistently(store, [scene.first(worker)]) for _ in range(30)]
-    queued = [store.create([new_run()]) for _ in range(30)]
+    local = asyncio.gather(*(persistently(store, [scene.first(worker)]) for _ in range(30)))
+    queued = asyncio.gather(*(store.create([new_run()]) for _ in range(30)))
 
-    answers = await asyncio.gather(*local, *queued)
+    answers: list[object] = [answer for (answer,) in (*await local, *await queued)]
 
-    kinds = [type(answer).__name__ for (answer,) in answers]
+    kinds = [type(answer).__name__ for answer in answers]
     assert 1 == kinds.count("Landed") + kinds.count("Created")
     assert 59 == kinds.count("Exists")
     assert 1 == len(await store.list(RunFilter()))

@@ -735,8 +735,9 @@ class Driver:
                 self._leave(None, keep.wake_at)
             case Behind():
                 self._kept.update(row.key for row in keep.attempts)
-                stay = msgspec.structs.replace(keep, release=False)
-                self._host.committer.submit(stay, lambda outcome: self._kept_replies(stay, outcome))
+                if keep.attempts or keep.replies:  # Without anything to write it would only ask to be parked again, and again.
+                    stay = msgspec.structs.replace(keep, release=False)
+                    self._host.committer.submit(stay, lambda outcome: self._kept_replies(stay, outcome))
                 self._go()
             case _:
                 self.abandon()

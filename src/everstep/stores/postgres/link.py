@@ -25,7 +25,7 @@ except ImportError:
         "postgresql:// needs the driver asyncpg, which is not installed. Nothing was opened. pip install 'everstep[postgres]'"
     ) from None
 
-CONNECT_SECONDS: Final = 10.0
+CONNECT_SECONDS: Final = 10
 ANSWER_SECONDS: Final = 30.0
 """Nothing that we ask takes long. A server that does not answer for half a minute is as good as gone."""
 SETTINGS: Final = {
