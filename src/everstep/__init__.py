@@ -8,7 +8,7 @@ Everything public is named here; nothing inside imports this module.
 
 from everstep.asking import Asked, Request, request
 from everstep.children import ChildHandle, start
-from everstep.client import Client, DeadLetter, Handle, HistoryEntry
+from everstep.client import Client, DeadLetter, Handle, HistoryEntry, UndeliveredSignal
 from everstep.codec import Undecodable
 from everstep.core.diff import Change
 from everstep.core.progress import OpenStep, Progress
@@ -67,7 +67,7 @@ from everstep.records import Relaxed, RunRecord, Status, UndoRecord
 from everstep.retry import Retry
 from everstep.secret import Secret
 from everstep.stores.pruning import Kept, Pruned
-from everstep.talk import Signal, State, condition, note, signal, state
+from everstep.talk import Signal, SignalMessage, State, condition, note, signal, state
 from everstep.transactions import SQLiteRows, SQLiteTx, Transaction, transaction
 from everstep.undo import Saga, saga
 
@@ -133,6 +133,7 @@ __all__ = [
     "SchemaMismatch",
     "Secret",
     "Signal",
+    "SignalMessage",
     "Snapshot",
     "State",
     "Status",
@@ -147,6 +148,7 @@ __all__ = [
     "Transaction",
     "Undecodable",
     "UndoRecord",
+    "UndeliveredSignal",
     "Unencodable",
     "UsageError",
     "Workflow",

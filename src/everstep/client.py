@@ -30,6 +30,7 @@ from everstep.core.progress import Progress, progress
 from everstep.core.reuse import Ledger
 from everstep.core.snapshots import Snapshot, fold, instant
 from everstep.core.starting import describe_start, first_event, refuse_conflict
+from everstep.core.undelivered import untaken
 from everstep.definitions import Call, Workflow, declared_errors, require_call
 from everstep.errors import (
     IllegalState,
@@ -75,14 +76,14 @@ from everstep.events import (
 )
 from everstep.forks import shared_history
 from everstep.ids import check_run_id, new_run_id, request_dedupe
-from everstep.journal import Entry, verify_chain
+from everstep.journal import Entry, decode_verified, verify_chain
 from everstep.payloads import PLAIN, Payloads
 from everstep.records import ErrorRecord, Message, Micros, RunKey, RunRecord, Status, WorkerRecord
 from everstep.secret import masked
 from everstep.stores.base import Created, NewRun, RunFilter, Store, joining
 from everstep.stores.pruning import Pruned, PruneRequest, joined
 from everstep.stores.urls import open_store
-from everstep.talk import Signal
+from everstep.talk import Signal, SignalMessage
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -137,6 +138,20 @@ def dead_letter(run: RunRecord, payloads: Payloads = PLAIN) -> DeadLetter:
     last = _last_event(run, payloads)
     reason = last.reason if isinstance(last, RunDied) else "its last entry cannot be read"
     return DeadLetter(run.run_id, run.workflow, run.step, reason, instant(run.updated_at))
+
+
+class UndeliveredSignal(Struct, frozen=True):
+    """A signal that a run accepted and has not taken.
+
+    Attributes:
+        name: Of the signal.
+        value: As plain JSON values.
+        key: What it was deduplicated by; empty for nothing.
+    """
+
+    name: str
+    value: Any
+    key: str
 
 
 class Ending(Protocol):
@@ -266,14 +281,11 @@ class Handle(Generic[R_co]):
             RunNotFound: There is no such run.
             StoreUnavailable: Unknown whether it was sent; repeat it with the same key.
         """
-        event = SignalReceived(signal.name, Raw(signal.codec.encode(value)), key)
-        dedupe = f"signal:{signal.name}:{key}" if key else ""
-        run = await self._client.post(self.run_id, event, dedupe, tx=tx)
-        if run.status.is_at_rest:
-            raise RunEnded(
-                f"run {self.run_id} is {run.status}, so signal {signal.name} was not sent. Nothing was changed.",
-                run_id=self.run_id,
-            )
+        await self._client.send(self.run_id, signal.message(value, key=key), tx=tx)
+
+    async def undelivered(self) -> list[UndeliveredSignal]:
+        """Signals that were accepted and not taken by the code, in order. Of a run at rest: that nobody will take."""
+        return await self._client.undelivered(self.run_id)
 
     async def ask(self, request: Request[A, B], value: A, *, key: str = "", timeout: float | None = None) -> B:
         """Send a request and wait for its answer. The run accepts it at most once and answers it at most once.
@@ -471,6 +483,7 @@ class Client:
         timeout: float | None = None,
         delay: float = 0.0,
         on_conflict: OnConflict = "join",
+        send: SignalMessage | Sequence[SignalMessage] = (),
         tx: Any = None,
     ) -> Handle[R]:
         """Start a run, or join the one that has this id. Once this returns, the run will happen. Safe to repeat with an id.
@@ -482,12 +495,15 @@ class Client:
             timeout: Seconds that it may take in all.
             delay: Seconds before it starts.
             on_conflict: What to do if the id is taken by the same start: ``join`` it, or ``raise``.
+            send: Signals (``approval.message(…)``) that are in its inbox from the beginning, in the same transaction. A run
+                that is joined is sent them, but for those whose key it has seen.
             tx: A connection to the store's own database, in a transaction of yours: the run exists iff that commits, and nobody
                 hears of it before. For a store in SQLite: one of apsw; or of sqlite3 or SQLAlchemy, in a program that has not
                 opened the store otherwise (two copies of SQLite in one process do not see each other's locks).
 
         Raises:
             RunConflict: The id is taken by another workflow or other arguments (or, with ``raise``, at all).
+            RunEnded: The run that was joined is at rest and has not seen what was to be sent.
             Unencodable: An argument cannot be stored.
             UsageError: The call or an option is wrong.
             StoreUnavailable: Unknown whether it was started; start it again with the same id.
@@ -499,8 +515,8 @@ class Client:
             created = self._describe(call, id, tags, timeout, on_conflict)
             workflow = _workflow_of(call)
             wake_at = self._due(delay)
-            new = new_run(created, workflow, self.payloads, wake_at=wake_at)
-        await self._create(new, created, on_conflict, tx)
+            new = new_run(created, workflow, self.payloads, wake_at=wake_at, send=send)
+        await self._create(new, created, on_conflict, send, tx)
         return Handle(self, created.run_id, workflow)
 
     @overload
@@ -631,6 +647,26 @@ class Client:
         self.posted(run)
         return run
 
+    async def send(self, run_id: str, signal: SignalMessage, *, tx: Any = None) -> None:
+        """Send a signal: see ``Handle.send``."""
+        event, dedupe = event_of(signal), dedupe_of(signal)
+        run = await self.post(run_id, event, dedupe, tx=tx)
+        if run.status.is_at_rest and not (dedupe and await self.store.mail(run.run_key, 0, dedupe)):
+            raise RunEnded(
+                f"run {run_id} is {run.status}, so signal {signal.name} was not sent. Nothing was changed.", run_id=run_id
+            )
+
+    async def undelivered(self, run_id: str) -> list[UndeliveredSignal]:
+        """Signals that were accepted and not taken: see ``Handle.undelivered``."""
+        run, entries = await self.load_journal(run_id)
+        verify_chain(entries, run_key=run.run_key, run_id=run_id)
+        reader = self.payloads.viewer(run_id)
+        taken = untaken(event for entry in entries for event in decode_verified(entry, run_id, reader))
+        keeper = self.payloads.keeper(run_id)
+        unread = [keeper.decode_message(each.event) for each in await self.store.mail(run.run_key, run.inbox_done)]
+        left = [*taken, *(event for event in unread if isinstance(event, SignalReceived))]
+        return [UndeliveredSignal(each.name, msgspec.json.decode(each.value), each.id) for each in left]
+
     async def ask(self, run_id: str, name: str, value: bytes, key: str = "", timeout: float | None = None) -> bytes:
         """Send a request and wait for its answer, both as JSON: see ``Handle.ask``."""
         event = RequestReceived(name, Raw(value), key or new_run_id())
@@ -729,7 +765,14 @@ class Client:
         checked = new_run_id() if run_id is None else check_run_id(run_id)
         return describe_start(call, checked, os.urandom(16), self.store.now(), tags or {}, timeout)
 
-    async def _create(self, new: NewRun, created: RunCreated, on_conflict: OnConflict, tx: Any = None) -> None:
+    async def _create(
+        self,
+        new: NewRun,
+        created: RunCreated,
+        on_conflict: OnConflict,
+        send: SignalMessage | Sequence[SignalMessage] = (),
+        tx: Any = None,
+    ) -> None:
         """Queue a run, or see whether the one that has its id may be joined."""
         if tx is None:
             [answer] = await self.store.create([new])
@@ -737,7 +780,19 @@ class Client:
             refuse_in_transaction()
             [answer] = await joining(self.store, tx).create_in(tx, [new])
         if not isinstance(answer, Created):
-            check_joinable(answer.run, created, on_conflict, self.payloads)
+            await self._join(answer.run, created, on_conflict, send, tx)
+
+    async def _join(
+        self,
+        existing: RunRecord,
+        created: RunCreated,
+        on_conflict: OnConflict,
+        send: SignalMessage | Sequence[SignalMessage],
+        tx: Any = None,
+    ) -> None:
+        check_joinable(existing, created, on_conflict, self.payloads)
+        for signal in signals_of(send):
+            await self.send(existing.run_id, signal, tx=tx)
 
     def _due(self, delay: float) -> Micros | None:
         if not 0 <= delay < float("inf"):
@@ -797,18 +852,45 @@ def refuse_in_transaction() -> None:
 
 
 def new_run(
-    created: RunCreated, workflow: Workflow[..., Any], payloads: Payloads = PLAIN, *, wake_at: Micros | None = None
+    created: RunCreated,
+    workflow: Workflow[..., Any],
+    payloads: Payloads = PLAIN,
+    *,
+    wake_at: Micros | None = None,
+    send: SignalMessage | Sequence[SignalMessage] = (),
 ) -> NewRun:
     """What the store is asked to create. Raises Unencodable for a Secret, if there is no encryption."""
+    keeper = payloads.keeper(created.run_id)
+    mail = [Message(event=keeper.encode_message(event_of(each)), dedupe=dedupe_of(each)) for each in signals_of(send)]
     return NewRun(
         run_id=created.run_id,
         workflow=created.workflow,
         code_version=created.code_version,
-        created=payloads.keeper(created.run_id).encode([created], 1),
+        created=keeper.encode([created], 1),
         wake_at=wake_at,
         max_recoveries=workflow.max_recoveries,
         pinned=workflow.version or "",
+        messages=tuple(mail),
     )
+
+
+def signals_of(send: SignalMessage | Sequence[SignalMessage]) -> Sequence[SignalMessage]:
+    """What a start is to send."""
+    signals = (send,) if isinstance(send, SignalMessage) else send
+    for each in signals:
+        if not isinstance(each, SignalMessage):  # pyright: ignore[reportUnnecessaryIsInstance]  # not everybody has a checker
+            raise UsageError(f"send={each!r} is no signal with a value. Nothing was started. Write: send=approval.message(…)")
+    return signals
+
+
+def event_of(signal: SignalMessage) -> SignalReceived:
+    """What the signal becomes."""
+    return SignalReceived(signal.name, Raw(signal.value), signal.key)
+
+
+def dedupe_of(signal: SignalMessage) -> str:
+    """What names it in its run's inbox; nothing without a key."""
+    return f"signal:{signal.name}:{signal.key}" if signal.key else ""
 
 
 async def _each(run_ids: Sequence[str]) -> AsyncIterator[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar, overload
 
@@ -72,6 +73,18 @@ class Signal(Generic[T]):
                 raise
             return default
 
+    def message(self, value: T, *, key: str = "") -> SignalMessage:
+        """The signal with a value, to be sent by whoever starts the run.
+
+        Args:
+            value: Of the signal's type.
+            key: A second one with the same key is ignored: give one if the start may be repeated.
+
+        Raises:
+            Unencodable: The value cannot be stored.
+        """
+        return SignalMessage(self.name, self.codec.encode(value), key)
+
     async def __aiter__(self) -> AsyncIterator[T]:
         """Take one after the other, for as long as the run lives."""
         while True:
@@ -79,6 +92,21 @@ class Signal(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<signal {self.name}>"
+
+
+@dataclass(frozen=True, slots=True)
+class SignalMessage:
+    """A signal with its value, to be sent. Made by ``Signal.message``, for ``start(…, send=…)``.
+
+    Attributes:
+        name: Of the signal.
+        value: As JSON.
+        key: A second one with the same key is ignored; empty for none.
+    """
+
+    name: str
+    value: bytes
+    key: str = ""
 
 
 class State(Generic[T]):

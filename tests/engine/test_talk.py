@@ -12,7 +12,7 @@ import pytest
 
 import everstep as es
 from everstep.events import NoteRecorded, SignalAwaited, SignalReceived
-from tests.engine.support import World, is_in_memory, kill, turns
+from tests.engine.support import World, is_in_memory, kill, lose_answer, turns
 
 HOUR = 3600.0
 
@@ -287,3 +287,91 @@ async def test_outside_a_workflow_nothing_can_be_awaited() -> None:
         await approval.wait()
     with pytest.raises(es.UsageError, match="outside a workflow"):
         await es.condition(lambda: True)
+
+
+# --- starting with a signal -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["engine", "client", "delayed"])
+async def test_a_run_that_is_started_with_signals_has_them_from_the_beginning(world: World, by: str) -> None:
+    """In the transaction that creates it, so nobody can find the one without the other; once by key, however often repeated."""
+    engine = await world.engine(collect)
+    starter = await world.client() if by == "client" else engine
+    sent = [word.message("one", key="1"), word.message("two"), word.message("again", key="1")]
+    delay = 1.0 if by == "delayed" else 0.0
+
+    handle = await starter.start(collect(3), id="a", send=sent, delay=delay)
+    first = await world.record("a")
+    await handle.send(word, "not again", key="1")
+    await starter.start(collect(3), id="a", send=word.message("three", key="3"))
+    await starter.start(collect(3), id="a", send=word.message("not again", key="3"))
+
+    assert 2 == first.inbox_seq
+    assert ["one", "two", "three"] == await handle.result()
+    assert "a" == (await starter.start(collect(3), id="a", send=word.message("late", key="3"))).run_id
+    with pytest.raises(es.RunEnded, match="run a is succeeded, so signal word was not sent"):
+        await starter.start(collect(3), id="a", send=word.message("late", key="4"))
+
+
+async def test_a_start_that_is_refused_sends_nothing(world: World) -> None:
+    engine = await world.engine(collect)
+    await engine.start(collect(3), id="a")
+
+    with pytest.raises(es.RunConflict):
+        await engine.start(collect(2), id="a", send=word.message("one"))
+    with pytest.raises(es.UsageError, match="is no signal with a value"):
+        await engine.start(collect(2), id="b", send="one")  # type: ignore[arg-type]
+
+    assert 0 == (await world.record("a")).inbox_seq
+
+
+async def test_a_start_whose_answer_was_lost_is_repeated_with_its_signal(world: World) -> None:
+    """The worker commits again; a program that starts it anew finds both."""
+    engine = await world.engine(collect)
+    lose_answer(engine, "commit")
+    handle = await engine.start(collect(1), id="a", send=word.message("one", key="1"))
+
+    assert ["one"] == await handle.result()
+    assert 1 == len([event for event in await world.events("a") if isinstance(event, SignalReceived)])
+
+
+async def test_sending_again_what_a_run_has_taken_is_fine_after_its_end(world: World) -> None:
+    """Repeating is safe: the sender need not know whether it was heard the first time."""
+    engine = await world.engine(ask)
+    handle = await engine.start(ask(), id="a")
+    await handle.send(approval, YES, key="1")
+    assert YES == await handle.result()
+
+    await handle.send(approval, YES, key="1")
+    with pytest.raises(es.RunEnded):
+        await handle.send(approval, YES, key="2")
+
+
+# --- what nobody took -------------------------------------------------------------------------------------------------
+
+
+async def test_signals_that_nobody_took_are_kept_and_told(world: World) -> None:
+    """I8: consumed, in the inbox, or undelivered; in order, with their keys."""
+    engine = await world.engine(change_of_mind)
+    handle = await engine.start(change_of_mind(), id="a")
+    await asyncio.sleep(2)
+    for number in range(4):
+        await handle.send(word, str(number), key=f"k{number}")
+    await handle.send(approval, YES)
+    await handle.result()
+
+    left = await handle.undelivered()
+    assert [("word", "2", "k2"), ("word", "3", "k3"), ("approval", {"approved": True, "by": "ann"}, "")] == [
+        (each.name, each.value, each.key) for each in left
+    ]
+
+
+async def test_signals_that_a_live_run_has_not_taken_are_told_too(world: World) -> None:
+    """Read or unread."""
+    client = await world.client()
+    handle = await client.start(collect(2), id="a", send=[word.message("one"), approval.message(YES)])
+    assert ["word", "approval"] == [each.name for each in await handle.undelivered()]
+    await world.engine(collect)
+    await turns()
+
+    assert ["approval"] == [each.name for each in await handle.undelivered()]

@@ -240,10 +240,13 @@ class Driver:
 
     # --- beginning --------------------------------------------------------------------------------------------------------
 
-    def begin(self, inputs: Sequence[Input]) -> None:
-        """Drive a run that does not exist yet: its first entry creates it."""
+    def begin(self, inputs: Sequence[Input], messages: Sequence[Message] = ()) -> None:
+        """Drive a run that does not exist yet: its first entry creates it, and has what is in its inbox from the beginning."""
         for event in inputs:
             self._intake.add(event)
+        self._in_flight = True
+        self.receive(messages)
+        self._in_flight = False
         self._go()
 
     def resume(self, claimed: Claimed, shared: Ledger | None = None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 from everstep.client import (
@@ -17,7 +17,6 @@ from everstep.client import (
     Ending,
     Handle,
     OnConflict,
-    check_joinable,
     closing_if_refused,
     new_run,
     refuse_in_transaction,
@@ -30,6 +29,7 @@ from everstep.errors import EngineClosed, PayloadTooLarge, UsageError
 from everstep.payloads import Payloads
 from everstep.records import RunRecord
 from everstep.stores.base import LEASE_SECONDS_DEFAULT, Exists, Fenced, Refused, Store
+from everstep.talk import SignalMessage
 
 R = TypeVar("R")
 
@@ -152,6 +152,7 @@ class Engine(Client):
         timeout: float | None = None,
         delay: float = 0.0,
         on_conflict: OnConflict = "join",
+        send: SignalMessage | Sequence[SignalMessage] = (),
         tx: Any = None,
     ) -> Handle[R]:
         """Start a run, or join the one that has this id: see ``Client.start``. It begins here at once if there is room.
@@ -160,30 +161,34 @@ class Engine(Client):
         """
         require_call(call, "engine.start")
         if tx is not None:
-            return await super().start(call, id=id, tags=tags, timeout=timeout, delay=delay, on_conflict=on_conflict, tx=tx)
+            return await super().start(
+                call, id=id, tags=tags, timeout=timeout, delay=delay, on_conflict=on_conflict, send=send, tx=tx
+            )
         with closing_if_refused(call):
             worker = await self._opened_worker()
             await worker.turn.wait()
             if isinstance(call.definition, Workflow):
                 self.registry.add(call.definition)
             if delay or not worker.can_start_here or worker.driver_of(id or "") is not None:
-                handle = await super().start(call, id=id, tags=tags, timeout=timeout, delay=delay, on_conflict=on_conflict)
+                handle = await super().start(
+                    call, id=id, tags=tags, timeout=timeout, delay=delay, on_conflict=on_conflict, send=send
+                )
                 worker.nudge()
                 return handle
             created = self._describe(call, id, tags, timeout, on_conflict)
             assert isinstance(call.definition, Workflow)
-            new = new_run(created, call.definition, self.payloads)
+            new = new_run(created, call.definition, self.payloads, send=send)
             driver = worker.begin(created, call.definition, new)
         match await worker.outcome_of_start(driver):
             case Exists(run=run):
-                check_joinable(run, created, on_conflict, self.payloads)
+                await self._join(run, created, on_conflict, send)
                 worker.nudge()
             case Refused(reason=reason):
                 raise PayloadTooLarge(reason, size=0, limit=0)
             case Fenced():
                 # This worker had been declared dead, so its entry was refused: nothing is stored yet.
                 self._check_not_closed()
-                await self._create(new, created, on_conflict)
+                await self._create(new, created, on_conflict, send)
                 worker.nudge()
             case _:
                 pass

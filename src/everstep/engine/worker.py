@@ -36,6 +36,7 @@ from everstep.events import RunClaimed, RunCreated
 from everstep.forks import shared_history
 from everstep.payloads import PLAIN, Payloads
 from everstep.records import Micros, RunKey, RunRecord, Status, WorkerKey
+from everstep.stores import rules
 from everstep.stores.base import (
     RUN_KEYS_PER_WORKER,
     Claimed,
@@ -223,7 +224,7 @@ class Worker:
             execution,
             Facts(run_key, created.run_id, execution.epoch, deadline_at=created.deadline_at, create=new, created=new.created),
         )
-        driver.begin([created, RunClaimed(self.name)])
+        driver.begin([created, RunClaimed(self.name)], rules.first_messages(new, self.store.now()))
         self._adopt(driver)
         return driver
 
