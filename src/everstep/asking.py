@@ -15,7 +15,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from msgspec import Raw
 
@@ -27,6 +27,25 @@ from everstep.ids import check_name
 
 A = TypeVar("A")
 B = TypeVar("B")
+A_contra = TypeVar("A_contra", contravariant=True)
+B_co = TypeVar("B_co", covariant=True)
+
+
+class Question(Protocol[A_contra, B_co]):
+    """A request, as its asker sees it: by its variance ``print(await handle.ask(…))`` has a type, too."""
+
+    @property
+    def name(self) -> str:
+        """What the journal calls it."""
+        ...
+
+    def encode_ask(self, value: A_contra, /) -> bytes:
+        """What is asked, as JSON."""
+        ...
+
+    def decode_answer(self, answer: bytes, /) -> B_co:
+        """The answer of JSON."""
+        ...
 
 
 class Request(Generic[A, B]):
@@ -50,6 +69,14 @@ class Request(Generic[A, B]):
     def answer_codec(self) -> ValueCodec[B]:
         """What is answered, to bytes and back."""
         return codec_for(self._answer, root=self.name)
+
+    def encode_ask(self, value: A, /) -> bytes:
+        """What is asked, as JSON. Raises Unencodable."""
+        return self.ask_codec.encode(value)
+
+    def decode_answer(self, answer: bytes, /) -> B:
+        """The answer of JSON. Raises Undecodable."""
+        return self.answer_codec.decode(answer)
 
     @property
     def pending(self) -> int:

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from everstep import repair
 from everstep.ambient import transaction_scope
-from everstep.asking import Request
+from everstep.asking import Question
 from everstep.codec import rebuild_error
 from everstep.core.diff import Change, changes
 from everstep.core.payloads import read_events
@@ -287,7 +287,7 @@ class Handle(Generic[R_co]):
         """Signals that were accepted and not taken by the code, in order. Of a run at rest: that nobody will take."""
         return await self._client.undelivered(self.run_id)
 
-    async def ask(self, request: Request[A, B], value: A, *, key: str = "", timeout: float | None = None) -> B:
+    async def ask(self, request: Question[A, B], value: A, *, key: str = "", timeout: float | None = None) -> B:
         """Send a request and wait for its answer. The run accepts it at most once and answers it at most once.
 
         Args:
@@ -307,8 +307,8 @@ class Handle(Generic[R_co]):
             Unencodable: The value cannot be stored. Nothing was sent.
             StoreUnavailable: Unknown whether it was sent; repeat it with the same key.
         """
-        answer = await self._client.ask(self.run_id, request.name, request.ask_codec.encode(value), key, timeout)
-        return request.answer_codec.decode(answer)
+        answer = await self._client.ask(self.run_id, request.name, request.encode_ask(value), key, timeout)
+        return request.decode_answer(answer)
 
     async def journal(self) -> list[Entry]:
         """The entries as they are stored, verified, oldest first: what ``everstep.testing.replay`` takes."""

@@ -71,6 +71,25 @@ async def parent(order_id: str) -> str:
     return await patient(Order(order_id, 1))
 
 
+approval = es.signal("approval", Order)
+quote = es.request("quote", Order, int)
+
+
+@es.workflow
+async def office() -> str:
+    def check(order: Order) -> None:
+        if order.cents > 100:
+            raise ValueError("too dear\x1b[2J")
+
+    async def price(order: Order) -> int:
+        if order.cents < 0:
+            raise LookupError("nothing so cheap")
+        return order.cents * 2
+
+    quote.handle(price, validate=check)
+    return (await approval.wait()).id
+
+
 @es.workflow
 async def fetching(url: str) -> str:
     return await fetch(url)

@@ -265,6 +265,14 @@ async def answering() -> None:
 async def telling(handle: es.Handle[bool | None]) -> None:
     await handle.send(approval, True, key="1")
     assert_type(await handle.ask(quote, Order("42", 1), key="1", timeout=5), int)
+    assert_type(approval.message(True, key="1"), es.SignalMessage)
+    assert_type(await handle.undelivered(), list[es.UndeliveredSignal])
+
+
+async def starting(engine: es.Engine) -> None:
+    handle = await engine.start(talking(), id="t", send=[approval.message(True), approval.message(False)])
+    assert_type(handle, es.Handle[bool | None])
+    await engine.start(talking(), id="t", send=approval.message(True, key="1"))
 
 
 async def outside_world(handle: es.Handle[bool | None]) -> None:

@@ -261,6 +261,12 @@ async def asking(handle: es.Handle[None]) -> None:
     print(text)
 
 
+async def starting_with_a_signal(engine: es.Engine) -> None:
+    approval.message("yes")  # error
+    await engine.start(talking(), send=approval)  # error
+    await engine.start(talking(), send="yes")  # error
+
+
 async def telling(handle: es.Handle[None]) -> None:
     await handle.send(approval, "yes")  # error
     await handle.send("approval", True)  # error

@@ -28,18 +28,33 @@ def call_with(workflow: Workflow[..., Any], text: str) -> Call[Any]:
     return workflow(*positional, **keyword)
 
 
-def _parse(text: str) -> dict[str, Any]:
+def parse_value(text: str, what: str = "the value is", so: str = "Nothing was sent") -> Any:
+    """Any JSON value.
+
+    Args:
+        text: The JSON.
+        what: Subject and verb of the error.
+        so: What therefore did not happen.
+
+    Raises:
+        UsageError: It is none.
+    """
+    subject = what.rpartition(" ")[0]
     try:
-        given = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_int)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_int)
     except json.JSONDecodeError as error:
         raise UsageError(
-            f"the arguments are no JSON: {error.msg.lower()} at character {error.pos + 1}. Nothing was started. "
-            'Write them in single quotes: \'{"order_id": "42"}\''
+            f"{what} no JSON: {error.msg.lower()} at character {error.pos + 1}. {so}. "
+            'Write it in single quotes: \'{"order_id": "42"}\''
         ) from error
     except RecursionError as error:
-        raise UsageError("the arguments are nested too deep. Nothing was started. Pass flatter values.") from error
+        raise UsageError(f"{what} nested too deep. {so}. Pass flatter values.") from error
     except ValueError as error:
-        raise UsageError(f"the arguments cannot be read: {error}. Nothing was started. Correct the JSON.") from error
+        raise UsageError(f"{subject} cannot be read: {error}. {so}. Correct the JSON.") from error
+
+
+def _parse(text: str) -> dict[str, Any]:
+    given = parse_value(text, "the arguments are", "Nothing was started")
     if not isinstance(given, dict):
         raise UsageError('the arguments are no JSON object. Nothing was started. Give them by name: \'{"order_id": "42"}\'')
     return cast(dict[str, Any], given)

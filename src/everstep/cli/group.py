@@ -28,6 +28,8 @@ VERBS: Mapping[str, Verb] = {
     "watch": Verb("watch", "Follow a run to its end; the exit code is its outcome."),
     "state": Verb("state", "Print a run's state at any version, or what changed."),
     "start": Verb("start", "Start a run of a workflow."),
+    "signal": Verb("signalling", "Send a signal to a run."),
+    "ask": Verb("ask", "Send a request to a run and print its answer."),
     "cancel": Verb("cancel", "Ask runs to stop; they may clean up."),
     "pause": Verb("repair", "Let runs stop where they are.", "pause"),
     "resume": Verb("repair", "Let paused runs go on.", "resume"),
