@@ -59,17 +59,18 @@ async def plan(store: PostgresStore, statement: str, *values: Any, options: str 
 
 
 ASKED = ([WORKFLOW], [CODE])
+UNPINNED = [""]
 STATEMENTS: dict[str, tuple[str, tuple[Any, ...], str]] = {
-    "due": (claim.DUE, (*ASKED, 5, "", 10), "runs_due"),
-    "due but refused by others": (claim.DUE_BUT_REFUSED, (*ASKED, 5, "", 10), "runs_due"),
-    "the earliest": (claim.EARLIEST, (None, *ASKED, [], ""), "runs_due"),
-    "orphans": (claim.ORPHANS, (*ASKED, "", 10), "runs_owned"),
-    "another orphan": (claim._ANOTHER_ORPHAN, (*ASKED, "", []), "runs_owned"),
+    "due": (claim.DUE, (*ASKED, 5, "", 10, UNPINNED), "runs_due"),
+    "due but refused by others": (claim.DUE_BUT_REFUSED, (*ASKED, 5, "", 10, UNPINNED), "runs_due"),
+    "the earliest": (claim.EARLIEST, (None, *ASKED, [], "", UNPINNED), "runs_due"),
+    "orphans": (claim.ORPHANS, (*ASKED, "", 10, UNPINNED), "runs_owned"),
+    "another orphan": (claim._ANOTHER_ORPHAN, (*ASKED, "", [], UNPINNED), "runs_owned"),
     "a run": (read._RUN, ("order-1",), "runs_run_id_key"),
     "runs by key": (read._RUNS_BY_KEY, ([1, 2],), "runs_pkey"),
     "unread": (read._UNREAD_BY_OWNER, (1,), "runs_unread"),
     "a journal": (read._JOURNAL, (1, 5), "journal_pkey"),
-    "locks": (book._LOCK, ([1], ["order-1"], [2]), "runs_pkey"),
+    "locks": (book._LOCK, ([1], ["order-1"], [2], [3]), "runs_pkey"),
     "a message": (begin._POST, (None, "order-1", "", "{}", "c", "s"), "runs_run_id_key"),
     "workers": (read._WORKERS, (), "runs_owned"),
 }
