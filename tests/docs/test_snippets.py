@@ -73,3 +73,10 @@ def run(script: Path) -> subprocess.CompletedProcess[str]:
         timeout=SECONDS_MAX,
         check=False,
     )
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(ROOT / name for name in (*TOP, "ARCHITECTURE.md"))], ids=lambda page: page.name)
+def test_a_page_has_no_traces_of_a_merge(page: Path) -> None:
+    marks = ("<" * 7, ">" * 7)
+
+    assert [] == [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith(marks)]
