@@ -30,6 +30,7 @@ from msgspec.structs import replace
 from everstep.events import (
     NO_PAYLOAD,
     BlobRef,
+    ChildSignalled,
     ChildStarted,
     ChildSucceeded,
     Event,
@@ -54,6 +55,7 @@ FIELDS: Final[Mapping[type[Any], str]] = {
     StepScheduled: "args",
     StepCompleted: "result",
     ChildStarted: "args",
+    ChildSignalled: "value",
     ChildSucceeded: "result",
     SignalReceived: "value",
     StatePublished: "value",

@@ -341,3 +341,23 @@ async def test_a_retried_parent_gets_the_outcome_of_a_child_that_ended_meanwhile
 
     assert "c" == await handle.result()
     assert world.seconds < 61
+
+
+async def test_a_large_message_to_a_child_arrives_whole(world: World) -> None:
+    """It is kept beside the journal of the one that sends it, and is sent as it is."""
+    text = "long " * 50_000
+
+    @es.workflow
+    async def sender() -> int:
+        handle = es.start(listener())
+        handle.send(word, text)
+        await asyncio.sleep(10)
+        return len(await handle)
+
+    engine = await world.engine(sender)
+    await engine.start(sender(), id="p")
+    await turns()
+    kill(engine)
+    second = await world.engine(sender, listener)
+
+    assert len(text) == await second.handle("p", sender).result()
