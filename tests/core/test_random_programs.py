@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from everstep.events import CancelRequested
@@ -56,6 +56,7 @@ def test_a_cancel_of_the_run_is_never_lost(program: list[int], order: list[int],
 
 @settings(max_examples=500, deadline=None)
 @given(program=numbers, order=numbers)
+@example(program=[1, 0, 1, 0, 0, 0, 1, 214], order=[1])  # it came as a timeout was entered that had run out already
 def test_a_cancel_of_a_task_is_never_lost(program: list[int], order: list[int]) -> None:
     """It is raised at one of the task's awaits, unless the task has failed by itself meanwhile."""
     try:

@@ -121,15 +121,26 @@ class ReplayTask(asyncio.Task[T]):
         """The result that it awaits is there already, and it has not gone on yet."""
         return _is_answered(self._fut_waiter)  # type: ignore[attr-defined]  # a member of C tasks that typeshed does not list
 
+    @property
+    def is_being_cancelled(self) -> bool:
+        """A cancel is on its way to the code, and has not arrived."""
+        waiter: Any = self._fut_waiter  # type: ignore[attr-defined]  # the same
+        return self._must_cancel or (waiter is not None and waiter.cancelled())  # type: ignore[attr-defined]  # the same
+
     def cancel(self, msg: Any = None) -> bool:
         """Request cancellation; see the module for what happens when the awaited result is already there."""
+        by = sys._getframe(1).f_code  # pyright: ignore[reportPrivateUsage]
         if self.done() or not self.is_answered:
             accepted = super().cancel(msg)
-            by = sys._getframe(1).f_code  # pyright: ignore[reportPrivateUsage]
             if _GROUPS_FORGET and accepted and by is not _GROUP_TASK_DONE:
                 self._loop.watch_cancel(Debt(self, self.cancelling(), msg))
             return accepted
-        # The C code asks the waiter first. Answering "I took care of it" counts the request but leaves the await alone.
+        if by is not _TIMEOUT and by is not _GROUP_TASK_DONE:
+            # It comes a moment later, so nothing is counted yet: a timeout that is entered meanwhile must not find it there.
+            self._loop.owe_cancel(Debt(self, 0, msg))
+            return True
+        # Who takes a request back has to find it counted. The C code asks the waiter first: answering "I took care of it"
+        # counts the request but leaves the await alone.
         waiter: Any = self._fut_waiter  # type: ignore[attr-defined]  # the same
         waiter.cancel = _take_care
         try:
@@ -139,14 +150,16 @@ class ReplayTask(asyncio.Task[T]):
         self._loop.owe_cancel(Debt(self, self.cancelling(), msg))
         return accepted
 
-    def pay_cancel(self, msg: Any) -> None:
-        """Deliver an owed cancel now; its request has been counted already."""
-        self.uncancel()
-        super().cancel(msg)
+    def pay_cancel(self, debt: Debt) -> None:
+        """Deliver an owed cancel now; its request may have been counted already."""
+        if debt.level:
+            self.uncancel()
+        super().cancel(debt.msg)
 
 
 class Debt(NamedTuple):
-    """A cancel that is owed. ``level``: the count of requests with it; below that, somebody has taken the request back.
+    """A cancel that is owed. ``level``: the count of requests with it; below that, somebody has taken the request back. 0: it
+    is not counted yet, and nobody takes it back.
 
     ``group``: of one that was delivered, and is owed once more if this group, which the task waits for, forgets it.
     """
@@ -170,6 +183,7 @@ class Debt(NamedTuple):
 _GROUPS_FORGET = sys.version_info < (3, 13)
 """Until Python 3.13 a TaskGroup that fails forgets that its task was cancelled from outside meanwhile. We do as 3.13 does."""
 _GROUP_EXIT = asyncio.TaskGroup.__aexit__.__code__
+_TIMEOUT = vars(asyncio.Timeout)["_on_timeout"].__code__
 _GROUP_TASK_DONE = vars(asyncio.TaskGroup)["_on_task_done"].__code__
 
 
@@ -430,10 +444,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         for debt in owed:
             if debt.is_settled:
                 continue
-            if debt.task.is_answered:
-                self._owed.append(debt)
+            if debt.task.is_answered or debt.task.is_being_cancelled:
+                self._owed.append(debt)  # Two cancels that arrive as one error would be taken for one.
             else:
-                debt.task.pay_cancel(debt.msg)
+                debt.task.pay_cancel(debt)
 
     def watch_cancel(self, debt: Debt) -> None:
         """Look after a cancel that is being delivered: a group may forget it."""
