@@ -25,6 +25,7 @@ numbers = st.lists(st.integers(0, 1000), max_size=60)
 
 @settings(max_examples=500, deadline=None)
 @given(program=numbers, order=numbers, cancel_at=st.none() | st.integers(1, 6))
+@example(program=[1, 10, 1, 16, 0, 0, 2], order=[], cancel_at=None)  # waited for good once, under plain asyncio as well
 def test_replay_of_every_prefix_equals_live(program: list[int], order: list[int], cancel_at: int | None) -> None:
     """Results come in any order and any batches, timers in any order, and a cancel anywhere among them."""
     try:
