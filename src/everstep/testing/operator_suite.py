@@ -4,24 +4,15 @@ The part of the conformance suite about decisions of operators, and about segmen
 
 from __future__ import annotations
 
-from everstep.events import (
-    ChildFailed,
-    RunDiscarded,
-    RunFailed,
-    RunPaused,
-    RunRetried,
-    RunUnpaused,
-    decode_event,
-)
+from everstep.events import ChildFailed, RunDiscarded, RunFailed, RunPaused, RunRetried, RunUnpaused, decode_event
 from everstep.journal import GENESIS, verify_chain
 from everstep.records import ErrorRecord, Status
-from everstep.testing.scene import CODE, Scene
+from everstep.testing.scene import CODE, ERROR, Scene
+from everstep.testing.suite_base import SuiteBase
 
-ERROR = ErrorRecord("builtins.ValueError", "no")
 
-
-class OperatorSuite:
-    """Mixed into ``StoreSuite``, which makes the scenes."""
+class OperatorSuite(SuiteBase):
+    """Mixed into ``StoreSuite``."""
 
     async def test_an_operator_writes_to_a_run_that_nobody_owns(self, scene: Scene) -> None:
         """P15, P7: an entry of its own, under the next epoch, chained to the one before."""

@@ -20,13 +20,12 @@ from everstep.events import (
     TimerFired,
     decode_event,
 )
-from everstep.records import AttemptRecord, ErrorRecord, RunKey, Status
-from everstep.stores.base import Fenced, Landed, RunFilter, Store
+from everstep.records import AttemptRecord, RunKey, Status
+from everstep.stores.base import Fenced, Landed, RunFilter
 from everstep.stores.pruning import Kept
-from everstep.testing.scene import Scene, created_event, ids, message
+from everstep.testing.scene import ERROR, SUCCESS, Scene, created_event, ids, message
+from everstep.testing.suite_base import SuiteBase
 
-SUCCESS = RunSucceeded(Raw(b'"paid"'))
-ERROR = ErrorRecord("builtins.ValueError", "no")
 ENDINGS: list[tuple[Event, Status]] = [
     (SUCCESS, Status.SUCCEEDED),
     (RunFailed(ERROR), Status.FAILED),
@@ -40,12 +39,8 @@ def large(letter: str) -> Raw:
     return Raw(b'"' + letter.encode() * BLOB_BYTES_MIN + b'"')
 
 
-class PruningSuite:
-    """Mixed into ``StoreSuite``, which makes the scenes."""
-
-    async def reopened(self, store: Store) -> Store:
-        """See StoreSuite."""
-        raise NotImplementedError
+class PruningSuite(SuiteBase):
+    """Mixed into ``StoreSuite``."""
 
     async def test_blobs_come_back_with_their_entries(self, scene: Scene) -> None:
         """P22: to whoever reads the journal, and to whoever claims the run; also after opening again."""

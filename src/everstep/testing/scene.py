@@ -7,9 +7,9 @@ from typing import Any
 
 from msgspec import Raw
 
-from everstep.events import Event, RunCreated, StepCompleted, encode_event, encode_events
+from everstep.events import Event, RunCreated, RunSucceeded, StepCompleted, encode_event, encode_events
 from everstep.journal import GENESIS, seal, verify_chain
-from everstep.records import Message, RunKey, RunRecord, Status, WorkerKey
+from everstep.records import ErrorRecord, Message, RunKey, RunRecord, Status, WorkerKey
 from everstep.stores.base import (
     RUN_KEYS_PER_WORKER,
     Append,
@@ -31,6 +31,8 @@ from everstep.stores.pruning import Pruned, PruneRequest
 WORKFLOW = "checkout"
 CODE = "code-1"
 LEASE_SECONDS = 15.0
+SUCCESS = RunSucceeded(Raw(b'"paid"'))
+ERROR = ErrorRecord("builtins.ValueError", "no")
 
 
 class Clocks:
