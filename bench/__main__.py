@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.calls import report
 from bench.contender import ContenderFailed
 from bench.contest import PEERS, Bench
 from bench.machine import facts
@@ -24,6 +25,9 @@ from bench.table import document, table
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
+    if options.calls:
+        print(report())
+        return 0
     with tempfile.TemporaryDirectory(prefix="everstep-bench-", dir=options.dir, ignore_cleanup_errors=True) as directory:
         machine = facts(Path(directory))
         bench = Bench(Path(directory), options.quick)
@@ -56,6 +60,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="name", help=f"rows to run: {', '.join(ROWS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--quick", action="store_true", help="small sizes: a first look in 90 seconds")
+    parser.add_argument("--calls", action="store_true", help="instead: how many Python calls one step makes, by layer")
     parser.add_argument("--dir", type=Path, help="a directory on the disk to measure (default: the temporary one)")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(ROWS):
