@@ -19,7 +19,7 @@ import apsw
 import pytest
 
 import everstep as es
-from everstep.engine.transact import Turns
+from everstep.engine.slot import AppendSlot
 from everstep.errors import StoreUnavailable
 from everstep.events import RunResumed, StepCompleted, StepFailed
 from everstep.stores.memory import MemoryStore
@@ -136,26 +136,27 @@ async def test_several_transactions_of_one_run_take_turns(world: World) -> None:
 
 async def test_a_turn_that_comes_as_its_step_is_cancelled_goes_back() -> None:
     """Else nobody would ever have the slot again."""
-    turns_, back = Turns(), list[str]()
-    waiting = asyncio.ensure_future(turns_.wait(lambda: None, lambda: back.append("back")))
+    slot, asked = AppendSlot(), list[bool]()
+    waiting = asyncio.ensure_future(slot.wait(lambda: asked.append(slot.is_taken)))
     await asyncio.sleep(0)
-    assert turns_.grant()
+    assert slot.grant()
     waiting.cancel()
     await asyncio.wait([waiting])
 
     assert waiting.cancelled()
-    assert ["back"] == back
-    assert not turns_.grant()
+    assert [False, False] == asked, "when it stood in the queue, and for whoever comes next"
+    assert not slot.grant()
 
 
 async def test_a_step_that_is_cancelled_while_it_waits_has_no_turn() -> None:
-    turns_ = Turns()
-    waiting = asyncio.ensure_future(turns_.wait(lambda: None, lambda: pytest.fail("it never had the slot")))
+    slot, asked = AppendSlot(), list[bool]()
+    waiting = asyncio.ensure_future(slot.wait(lambda: asked.append(slot.is_taken)))
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.wait([waiting])
 
-    assert not turns_.grant()
+    assert [False] == asked
+    assert not slot.grant()
 
 
 async def test_what_arrives_while_a_body_runs_is_seen_after_it(world: World) -> None:

@@ -9,8 +9,9 @@ due with the next write.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
+from everstep.core.program import Program
 from everstep.events import (
     CommandEvent,
     Input,
@@ -19,6 +20,11 @@ from everstep.events import (
     RequestReceived,
     RequestRefused,
     RequestSettled,
+    StepCompleted,
+    StepFailed,
+    StepOutcomeUnknown,
+    StepOverridden,
+    TimerFired,
 )
 from everstep.ids import request_dedupe
 from everstep.stores.base import Reply
@@ -26,14 +32,15 @@ from everstep.stores.base import Reply
 Encode: TypeAlias = Callable[[RequestSettled], bytes]
 
 
-class Judge(Protocol):
-    """A program's desk, as far as new requests are concerned."""
-
-    @property
-    def was_disturbed(self) -> bool: ...
-
-    def has_handler(self, name: str) -> bool: ...
-    def judge(self, request: RequestReceived) -> RequestReceived | RequestSettled: ...
+def is_wanted(program: Program, event: Input) -> bool:
+    """False for what the code gave up while the event was on its way: a timer or a step that it cancelled."""
+    match event:
+        case TimerFired(key=key):
+            return key in program.timers
+        case StepCompleted() | StepFailed() | StepOutcomeUnknown() | StepOverridden():
+            return event.key in program.operations
+        case _:
+            return True
 
 
 class Intake:
@@ -64,30 +71,30 @@ class Intake:
         """An input has arrived; ``seq`` is its number in the inbox, if that is where it comes from."""
         self._waiting.append((event, seq))
 
-    def take(self, is_wanted: Callable[[Input], bool], judge: Judge, *, is_drained: bool) -> list[Input]:
+    def take(self, program: Program, *, is_drained: bool) -> list[Input]:
         """Take the inputs of the next entry.
 
         Args:
-            is_wanted: Whether the code still has a use for it.
-            judge: Decides about requests.
+            program: The code; its desk judges requests, and may be disturbed by that.
             is_drained: The code has gone as far as it can with what it was given before, and all of that is durable.
         """
+        desk = program.requests
         inputs: list[Input] = []
         count = 0
         for event, seq in self._waiting:
             if isinstance(event, RequestReceived):
-                if not is_drained or (inputs and judge.has_handler(event.name)):
+                if not is_drained or (inputs and desk.has_handler(event.name)):
                     break
-                verdict = judge.judge(event)
+                verdict = desk.judge(event)
                 if not isinstance(verdict, RequestReceived):
                     self._replies.append(reply_of(verdict, self._encode))
                     count, self.taken = count + 1, max(self.taken, seq)
-                    if judge.was_disturbed:
+                    if desk.was_disturbed:
                         break
                     continue
                 event = verdict  # the same request, judged
             count, self.taken = count + 1, max(self.taken, seq)
-            if is_wanted(event):
+            if is_wanted(program, event):
                 inputs.append(event)
         del self._waiting[:count]
         return inputs

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import CancelledError
-from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -50,46 +49,8 @@ TICKS = 5
 and not the body's whole time: a single timer would find that passed, and fail a step that did nothing wrong."""
 
 
-class Turns:
-    """Transactional steps of one run that wait for its append slot, in order."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def is_asked(self) -> bool:
-        """Somebody waits."""
-        return any(not turn.done() for turn in self._waiting)
-
-    def grant(self) -> bool:
-        """Give the slot to the next one, if there is one."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return True
-        return False
-
-    async def wait(self, ask: Callable[[], None], unwanted: Callable[[], None]) -> None:
-        """Wait for the slot.
-
-        Args:
-            ask: Called once the turn is in the queue.
-            unwanted: Called if the slot was given to somebody who is cancelled before he hears of it.
-        """
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        ask()
-        try:
-            await turn
-        except CancelledError:
-            if turn.done() and not turn.cancelled():
-                unwanted()
-            raise
-
-
-class TransactionHost(StepHost, Protocol):
-    """The driver of a run, as its transactional steps see it."""
+class Recorder(Protocol):
+    """Writes the entries of a run's transactional steps; each is made inside the step's transaction, in the append slot."""
 
     async def take_slot(self) -> Slot:
         """Wait until no entry is in flight; from then on none is made but that of the caller."""
@@ -114,6 +75,13 @@ class TransactionHost(StepHost, Protocol):
     def abandon(self) -> None:
         """Somebody else owns the run."""
         ...
+
+
+class TransactionHost(StepHost, Protocol):
+    """Whom a transactional step reports to."""
+
+    @property
+    def recorder(self) -> Recorder: ...
 
 
 class Transactor:
@@ -190,8 +158,8 @@ class TransactionRun(StepRun):
         self._error: BaseException | None = None
 
     @property
-    def _driver(self) -> TransactionHost:
-        return cast(TransactionHost, self._host)
+    def _recorder(self) -> Recorder:
+        return cast(TransactionHost, self._host).recorder
 
     @property
     def _timeout(self) -> float:
@@ -213,11 +181,11 @@ class TransactionRun(StepRun):
         # First the thread: who has the slot must not wait for a body of another run to end.
         await self._reserve_thread()
         try:
-            slot = await self._driver.take_slot()
+            slot = await self._recorder.take_slot()
             try:
                 outcome = await self._until_known(slot, partial(self._body, args, kwargs))
             except BaseException:
-                self._driver.free_slot()
+                self._recorder.free_slot()
                 raise
         finally:
             self._release_thread()
@@ -228,13 +196,13 @@ class TransactionRun(StepRun):
             case Landed():
                 return self._made, None
             case RolledBack():
-                self._driver.free_slot()
+                self._recorder.free_slot()
                 return None, self._error
             case Refused(reason=reason):
-                self._driver.free_slot()
+                self._recorder.free_slot()
                 return None, PayloadTooLarge(reason, size=0, limit=0)
             case _:
-                self._driver.abandon()
+                self._recorder.abandon()
                 return None, None
 
     async def _until_known(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
@@ -266,7 +234,7 @@ class TransactionRun(StepRun):
             self._error = error
             return None
         event = StepCompleted(self.key, Raw(result), self._plan.attempt)
-        return self._driver.alone(event), event
+        return self._recorder.alone(event), event
 
     async def _call(self, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         if self._definition.is_async:
@@ -277,11 +245,11 @@ class TransactionRun(StepRun):
 
     def _returned(self, value: tuple[Append, StepCompleted] | None) -> None:
         if value is not None:
-            self._driver.recorded(*value)
+            self._recorder.recorded(*value)
 
     def _failed(self, error: BaseException) -> None:
         super()._failed(error)
-        self._driver.go_on()
+        self._recorder.go_on()
 
     async def _reserve_thread(self) -> None:
         if not (self._definition.is_async or self._has_thread):
