@@ -162,7 +162,7 @@ async def test_an_engine_starts_in_a_transaction_too_and_drives_the_run_once_it_
 
 async def test_what_fails_in_the_middle_leaves_nothing_of_itself_and_all_of_the_callers(path: Path, mine: Mine) -> None:
     mine.order("1")
-    with pytest.raises(ZeroDivisionError), callers.joined(mine.tx, path, lambda: 0) as tx:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), callers.joined(mine.tx, path, lambda: 0, 1) as tx:  # noqa: PT012
         tx.execute("UPDATE runs SET status = 'dead'")
         raise ZeroDivisionError
     mine.end("COMMIT")

@@ -64,13 +64,14 @@ class Names(dict[str, str]):
 
 
 class Tx:
-    """What a verb works with: one connection, for as long as it lasts."""
+    """What a verb works with: one connection, for as long as it lasts. Without values a statement may take ``seconds``."""
 
-    __slots__ = ("_link", "_names")
+    __slots__ = ("_link", "_names", "_seconds")
 
-    def __init__(self, connection: Link, names: Names) -> None:
+    def __init__(self, connection: Link, names: Names, seconds: float = link.ANSWER_SECONDS) -> None:
         self._link = connection
         self._names = names
+        self._seconds = seconds
 
     async def fetch(self, statement: str, *values: object) -> list[Row]:
         """The rows of a statement."""
@@ -83,7 +84,7 @@ class Tx:
 
     async def execute(self, statement: str) -> None:
         """Statements without values, all in one message."""
-        await self._link.execute(self._names[statement])
+        await self._link.execute(self._names[statement], timeout=self._seconds)
 
 
 class Pool:

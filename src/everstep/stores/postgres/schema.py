@@ -1,10 +1,9 @@
 """
-The tables, and how a database gets from one version of them to the next.
+The tables, and where a database stands among their versions.
 
 They live in a schema of their own. ``meta`` says that it is ours, which version it has, and which incarnation of the store it
-is (a restored backup keeps it, a store that was made anew has another). All missing steps are taken in one transaction under
-an advisory lock, so a database is never in between and two migrators are no danger. A schema of somebody else, or of a newer
-everstep, is refused before anything in it is changed.
+is (a restored backup keeps it, a store that was made anew has another). A schema of somebody else is refused before anything
+in it is changed.
 
 The journal is only ever inserted into: an update would leave a dead row behind at every step. So what changes with every entry
 (version, hash, status, step) stands in the entry, and ``runs`` has only what changes with the owner: it is as old as the last
@@ -18,6 +17,7 @@ from __future__ import annotations
 from typing import Final
 
 from everstep.errors import SchemaMismatch, StoreUnavailable
+from everstep.stores.migrations import Migration, SchemaState
 from everstep.stores.postgres.address import Address
 from everstep.stores.postgres.pool import Tx
 
@@ -41,7 +41,8 @@ CREATE TABLE everstep.workers(
     gone text NOT NULL DEFAULT '',
     gone_at float8,
     was_alone bool NOT NULL DEFAULT false,
-    seat timestamptz
+    seat timestamptz,
+    schema_version int4 NOT NULL DEFAULT 1
 );
 
 CREATE TABLE everstep.runs(
@@ -145,12 +146,9 @@ CREATE VIEW everstep.overview AS
                              WHERE journal.run_key = runs.run_key ORDER BY version DESC LIMIT 1) AS head
          LEFT JOIN everstep.workers USING (worker_key) LEFT JOIN everstep.runs AS parents ON parents.run_key = runs.parent_key;
 """
-_BIRTH: Final = """
-INSERT INTO everstep.meta VALUES ('application', 'everstep'), ('incarnation', replace(gen_random_uuid()::text, '-', ''))
-"""
 
-MIGRATIONS: Final = (_FIRST,)
-"""Step n takes a schema from version n to n + 1. Only ever appended to."""
+MIGRATIONS: Final[tuple[Migration, ...]] = (Migration(1, "Makes the tables.", (_FIRST,)),)
+"""Only ever appended to."""
 
 _SERVER: Final = """
 SELECT current_setting('server_version_num')::int, pg_is_in_recovery() OR current_setting('transaction_read_only')::bool,
@@ -163,12 +161,6 @@ SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = $1),
                WHERE nspname = $1 AND relname = 'meta' AND relkind = 'r')
 """
 _META: Final = "SELECT key, value FROM everstep.meta"
-# Two migrators of whatever schema do not meet often enough to tell them apart.
-_LOCK: Final = "SELECT pg_advisory_xact_lock(7311690114985456740)"
-_CREATE_SCHEMA: Final = "CREATE SCHEMA everstep"
-_SET_VERSION: Final = """
-INSERT INTO everstep.meta VALUES ('version', $1) ON CONFLICT (key) DO UPDATE SET value = excluded.value
-"""
 
 
 async def check_server(tx: Tx, address: Address) -> None:
@@ -195,15 +187,15 @@ async def check_server(tx: Tx, address: Address) -> None:
         )
 
 
-async def version_of(tx: Tx, address: Address) -> int:
-    """The schema's version; 0 if there is nothing yet. Changes nothing.
+async def look(tx: Tx, address: Address) -> SchemaState:
+    """Where the schema stands; version 0 if there is nothing yet. Changes nothing.
 
     Raises:
-        SchemaMismatch: The schema is not ours, or a newer one.
+        SchemaMismatch: The schema is not ours.
     """
     _, is_used, has_meta = await tx.one(_IS_THERE, address.schema)
     if not is_used:
-        return 0
+        return SchemaState()
     meta: dict[str, str] = {row[0]: row[1] for row in await tx.fetch(_META)} if has_meta else {}
     version = str(meta.get("version", ""))
     if meta.get("application") != "everstep" or not version.isdigit():
@@ -211,24 +203,18 @@ async def version_of(tx: Tx, address: Address) -> int:
             f"the schema {address.schema} of {address.shown} has tables of another application. It was not touched. "
             "Give everstep a schema of its own, with schema=… in the URL; it will be created."
         )
-    if int(version) > len(MIGRATIONS):
-        raise SchemaMismatch(
-            f"the store {address.shown} has schema version {version}, and this everstep knows versions up to "
-            f"{len(MIGRATIONS)}. It was not touched. Upgrade everstep, or open the store with the version that wrote it."
-        )
-    return int(version)
+    return SchemaState(
+        int(version),
+        "pre" if meta.get("phase") == "pre" else "done",
+        int(meta.get("min_version", version)),
+        meta.get("under_way", ""),
+        moved_to=meta.get("moved_to", ""),
+        is_moving="moving" in meta,
+        is_filling="filling" in meta,
+    )
 
 
-async def migrate(tx: Tx, address: Address) -> None:
-    """Bring the schema to the newest version, whole or not at all. To be run in a transaction; safe to repeat."""
-    await tx.fetch(_LOCK)
-    version = await version_of(tx, address)
+async def has_schema(tx: Tx, address: Address) -> bool:
+    """The schema is there, if only empty."""
     is_there, _, _ = await tx.one(_IS_THERE, address.schema)
-    if not is_there:
-        await tx.execute(_CREATE_SCHEMA)
-    for step in MIGRATIONS[version:]:
-        await tx.execute(step)
-    if not version:
-        await tx.execute(_BIRTH)
-    if version < len(MIGRATIONS):
-        await tx.fetch(_SET_VERSION, str(len(MIGRATIONS)))
+    return bool(is_there)

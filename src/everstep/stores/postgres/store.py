@@ -21,10 +21,12 @@ from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, 
 from everstep.stores import rules
 from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Settlement, Write
 from everstep.stores.changes import Changes
+from everstep.stores.migrations import Migration, refuse_behind, refuse_unusable, refuse_worker
 from everstep.stores.postgres import begin, claim, faults, link, prune, read, schema, settle, workers
 from everstep.stores.postgres.address import FORM, Address
 from everstep.stores.postgres.clock import ServerClock
 from everstep.stores.postgres.link import Link
+from everstep.stores.postgres.migrate import Request, migrate
 from everstep.stores.postgres.pool import Pool, Tx
 from everstep.stores.postgres.watch import EMPTY_SECONDS, POLL_SECONDS, PROBE_SECONDS, Seats, Watch, is_direct
 from everstep.stores.postgres.workers import Seen
@@ -71,6 +73,7 @@ class PostgresStore:
         now: Instead of the server's clock: microseconds since the Unix epoch. For tests.
         monotonic: Instead of the server's clock, for leases: seconds. For tests.
         empty_seconds: How long the seat of a worker must be empty until that proves its death.
+        migrations: The versions of the schema that are known, in order. For tests.
 
     Raises:
         InvalidStoreURL: The URL cannot be read, or asyncpg is not installed.
@@ -83,6 +86,7 @@ class PostgresStore:
         now: Callable[[], Micros] | None = None,
         monotonic: Callable[[], float] | None = None,
         empty_seconds: float = EMPTY_SECONDS,
+        migrations: Sequence[Migration] = schema.MIGRATIONS,
     ) -> None:
         self._address = Address(url)
         self.url = self._address.shown
@@ -90,6 +94,7 @@ class PostgresStore:
         self.now = ServerClock(now)
         self._monotonic = monotonic
         self._empty_seconds = empty_seconds
+        self._migrations = migrations
         self._sender = secrets.token_hex(8)
         self._changes = Changes()
         self._open: _Open | None = None
@@ -107,8 +112,7 @@ class PostgresStore:
         pool = Pool(address, is_pooled=is_pooled)
         try:
             await pool.ask(lambda tx: schema.check_server(tx, address))
-            if await pool.ask(lambda tx: schema.version_of(tx, address)) < len(schema.MIGRATIONS):
-                await pool.transact(lambda tx: schema.migrate(tx, address))
+            await self._check_schema(pool)
             channel = f"everstep_{(await pool.ask(lambda tx: tx.one(_INCARNATION)))[0]}"
             self.now.heard(await pool.ask(lambda tx: workers.time_of(tx, None)))
             watch = None
@@ -148,8 +152,13 @@ class PostgresStore:
 
     async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:
         """See Store."""
-        state = self._state()
-        worker_key = await state.pool.ask(lambda tx: workers.enlist(tx, name, lease_seconds, self._lease_now()))
+        state, known = self._state(), len(self._migrations)
+        worker_key = await state.pool.ask(lambda tx: workers.enlist(tx, name, lease_seconds, self._lease_now(), known))
+        # Afterwards: a migrator that goes on to a version which is too new for us waits for workers that it can see.
+        min_version = await state.pool.ask(workers.min_version)
+        if min_version > known:
+            await state.pool.transact(lambda tx: workers.retire(tx, worker_key, self._lease_now()))
+            raise refuse_worker(self.url, known, min_version)
         if state.watch is not None:
             await state.watch.sit(worker_key)
         state.workers.add(worker_key)
@@ -313,6 +322,15 @@ class PostgresStore:
         return await self._state().pool.ask(lambda tx: read.runs(tx, query))
 
     # --- inside -------------------------------------------------------------------------------------------------------------
+
+    async def _check_schema(self, pool: Pool) -> None:
+        """Make the tables, if there are none. Tables that are there are changed by whoever is asked to (``db migrate``)."""
+        state = await pool.ask(lambda tx: schema.look(tx, self._address))
+        if not state.version:
+            await migrate(self._address, Request(self._migrations, is_pooled=pool.is_pooled, lease_now=self._lease_now()))
+            state = await pool.ask(lambda tx: schema.look(tx, self._address))
+        refuse_unusable(state, len(self._migrations), self.url)
+        refuse_behind(state, len(self._migrations), self.url)
 
     def _state(self) -> _Open:
         if self._open is None:

@@ -26,9 +26,10 @@ SEATS: Final = 0x45565354
 """The first half of the advisory locks that are seats; the second is the worker's key."""
 
 _ENLIST: Final = f"""
-INSERT INTO everstep.workers(worker_key, name, heartbeat, lease_seconds)
-VALUES (nextval('everstep.worker_keys'), $2, {LEASE_NOW}, $3) RETURNING worker_key
+INSERT INTO everstep.workers(worker_key, name, heartbeat, lease_seconds, schema_version)
+VALUES (nextval('everstep.worker_keys'), $2, {LEASE_NOW}, $3, $4) RETURNING worker_key
 """  # noqa: S608
+_MIN_VERSION: Final = "SELECT value FROM everstep.meta WHERE key = 'min_version'"
 _HEARTBEAT: Final = f"""
 UPDATE everstep.workers SET heartbeat = {LEASE_NOW} WHERE worker_key = $2 AND gone = '' RETURNING worker_key
 """  # noqa: S608
@@ -89,10 +90,16 @@ class Seen(Struct, frozen=True):
         return rules.is_expired(self.heartbeat, self.lease_seconds, self.lease_now)
 
 
-async def enlist(tx: Tx, name: str, lease_seconds: float, lease_now: float | None) -> WorkerKey:
+async def enlist(tx: Tx, name: str, lease_seconds: float, lease_now: float | None, schema_version: int) -> WorkerKey:
     """Add a worker."""
-    (worker_key,) = await tx.one(_ENLIST, lease_now, name, lease_seconds)
+    (worker_key,) = await tx.one(_ENLIST, lease_now, name, lease_seconds, schema_version)
     return int(worker_key)
+
+
+async def min_version(tx: Tx) -> int:
+    """The oldest version of code that may drive runs here."""
+    (value,) = await tx.one(_MIN_VERSION)
+    return int(value)
 
 
 async def sit(tx: Tx, worker_key: WorkerKey) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 import apsw
 
 from everstep.errors import StoreUnavailable, UsageError
+from everstep.stores.migrations import refuse_unusable
 from everstep.stores.sqlite import faults, schema
 from everstep.stores.sqlite.ask import Ask, Row, Rows, Value, only
 from everstep.stores.sqlite.transaction import Tx
@@ -31,8 +32,8 @@ _FULL: Final = 2
 
 
 @contextmanager
-def joined(connection: Any, path: Path, now: Callable[[], int]) -> Generator[Tx, None, None]:
-    """The caller's transaction as one of ours.
+def joined(connection: Any, path: Path, now: Callable[[], int], known: int) -> Generator[Tx, None, None]:
+    """The caller's transaction as one of ours. ``known`` is the version of the schema that this everstep writes.
 
     Raises:
         UsageError: It is no such connection, or not to this store, or has no transaction, or does not sync its commits.
@@ -41,7 +42,7 @@ def joined(connection: Any, path: Path, now: Callable[[], int]) -> Generator[Tx,
     driver = _driver_connection(connection)
     tx = _tx(driver, path, now)
     try:
-        _check(tx.ask, path)
+        _check(tx.ask, path, known)
         tx.execute("SAVEPOINT everstep")
         try:
             yield tx
@@ -113,17 +114,18 @@ def _require_transaction(there_is_one: bool) -> None:
         )
 
 
-def _check(ask: Ask, path: Path) -> None:
+def _check(ask: Ask, path: Path, known: int) -> None:
     [file] = [file for _, name, file in ask("PRAGMA database_list").fetchall() if name == "main"]
     if not (file and path.exists() and path.samefile(file)):
         raise UsageError(
             f"the connection that was passed as tx is open on {file or 'no file'}, and the store is {path}. Nothing was "
             "written. Pass a connection to the store's own file."
         )
-    version = schema.check_file(ask, path)
-    if version != len(schema.MIGRATIONS):
+    state = schema.look(ask, path)
+    refuse_unusable(state, known, str(path))
+    if state.version < known:
         raise UsageError(
-            f"the store {path} has schema version {version}, and this everstep writes version {len(schema.MIGRATIONS)}. "
+            f"the store {path} has schema version {state.version}, and this everstep writes version {known}. "
             "Nothing was written. Open it once with this everstep (everstep runs will do), then repeat."
         )
     if only(ask("PRAGMA synchronous"))[0] < _FULL:

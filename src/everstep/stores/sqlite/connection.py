@@ -10,15 +10,18 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import apsw
 
 from everstep.errors import StoreUnavailable
+from everstep.stores.migrations import Migration, refuse_unusable
 from everstep.stores.sqlite import schema
 from everstep.stores.sqlite.ask import asking, only
 from everstep.stores.sqlite.clock import check_sqlite_clock
+from everstep.stores.sqlite.migrate import migrate
 
 LOCK_TRIES: Final = 10
 LOCK_PAUSE_SECONDS: Final = 0.0004
@@ -48,11 +51,19 @@ _NETWORK: Final = frozenset(
 )
 
 
-def open_for_writing(path: Path) -> apsw.Connection:
+def open_for_writing(
+    path: Path, known: Sequence[Migration] = schema.MIGRATIONS, monotonic: Callable[[], float] = time.monotonic
+) -> apsw.Connection:
     """Connect, and create the store or bring it up to date.
 
+    Args:
+        path: The file.
+        known: All migrations, in order.
+        monotonic: The clock of leases.
+
     Raises:
-        SchemaMismatch: The file is not ours, or newer. It is untouched.
+        SchemaMismatch: The file is not ours, or newer, or its runs were moved: it is untouched. Or it would have to skip a
+            version for which older workers must be gone first.
         StoreUnavailable: The place is not fit for a store.
         apsw.Error: SQLite failed: the caller translates.
     """
@@ -62,10 +73,11 @@ def open_for_writing(path: Path) -> apsw.Connection:
         connection.set_busy_handler(_wait_for_lock)
         ask = asking(connection)
         check_sqlite_clock(ask)
-        version = schema.check_file(ask, path)
+        state = schema.look(ask, path)
+        refuse_unusable(state, len(known), str(path))
         if connection.readonly("main"):
             raise apsw.ReadOnlyError("the file or its directory may only be read")
-        if not version:
+        if not state.version:
             ask("PRAGMA page_size = 4096")
         if only(ask("PRAGMA journal_mode = wal")) != ("wal",):
             raise StoreUnavailable(
@@ -74,8 +86,8 @@ def open_for_writing(path: Path) -> apsw.Connection:
         ask("PRAGMA synchronous = full")
         ask("PRAGMA foreign_keys = on")
         ask("PRAGMA wal_autocheckpoint = 1000")
-        if version < len(schema.MIGRATIONS):
-            schema.migrate(connection, path)
+        if state.version < len(known):
+            migrate(connection, path, known, monotonic=monotonic)
     except BaseException:
         connection.close()
         raise

@@ -1,9 +1,8 @@
 """
-The tables, and how a file gets from one version of them to the next.
+The tables, and where a file stands among their versions.
 
-``application_id`` says that the file is ours, ``user_version`` which steps it has taken. All missing steps are taken in one
-transaction, so a file is never in between. A file of somebody else, or of a newer everstep, is refused before anything in it
-is changed.
+``application_id`` says that the file is ours, ``user_version`` which migrations it has had, ``meta`` the rest of what
+``SchemaState`` tells. A file of somebody else is refused before anything in it is changed.
 
 The journal is a log in the order of commits, without an index: writing to a clustered table costs four times the WAL. A run's
 entries are a chain through ``prev``, newest first, that begins at ``runs.head``. The columns that every commit updates stand in
@@ -15,11 +14,12 @@ from __future__ import annotations
 import functools
 import os
 from contextlib import closing
-from typing import Final
+from typing import Any, Final
 
 import apsw
 
 from everstep.errors import SchemaMismatch
+from everstep.stores.migrations import Migration, SchemaState
 from everstep.stores.sqlite.ask import Ask, asking, only
 
 APPLICATION_ID: Final = 0x45565354
@@ -38,7 +38,8 @@ CREATE TABLE workers(
     heartbeat REAL NOT NULL,
     lease_seconds REAL NOT NULL,
     gone TEXT NOT NULL DEFAULT '',
-    was_alone INTEGER NOT NULL DEFAULT 0
+    was_alone INTEGER NOT NULL DEFAULT 0,
+    schema_version INTEGER NOT NULL DEFAULT 1
 ) STRICT;
 
 CREATE TABLE runs(
@@ -133,11 +134,11 @@ CREATE VIEW history AS
 
 INSERT INTO meta VALUES ('incarnation', lower(hex(randomblob(16)))), ('run_key', 0);
 PRAGMA application_id = 0x45565354;
-PRAGMA user_version = 1;
 """
 
-MIGRATIONS: Final = (_FIRST,)
-"""Step n takes a file from version n to n + 1 and sets ``user_version`` itself. Only ever appended to."""
+MIGRATIONS: Final[tuple[Migration, ...]] = (Migration(1, "Makes the tables.", (_FIRST,)),)
+"""Only ever appended to."""
+_META: Final = "SELECT key, value FROM meta WHERE key IN ('phase', 'min_version', 'moved_to', 'moving', 'filling')"
 OWN_PREFIX: Final = "everstep_"
 """Users' tables stand in the same file, so a table that a later step adds must not have a name that one of theirs may have."""
 
@@ -147,8 +148,10 @@ def own_names() -> frozenset[str]:
     """Names of everstep's tables, views and indexes, in lower case: users' SQL may read them and not change them."""
     with closing(apsw.Connection(":memory:")) as connection:
         ask = asking(connection)
-        for step in MIGRATIONS:
-            ask(step)
+        for migration in MIGRATIONS:
+            for statement in migration.pre:
+                assert isinstance(statement, str)
+                ask(statement)
         return frozenset(name.lower() for (name,) in ask("SELECT name FROM sqlite_schema"))
 
 
@@ -157,11 +160,11 @@ def is_own(name: str | None) -> bool:
     return name is not None and (name.lower() in own_names() or name.lower().startswith(OWN_PREFIX))
 
 
-def check_file(ask: Ask, path: os.PathLike[str]) -> int:
-    """Return the schema version of the file, 0 if it is empty. Changes nothing.
+def look(ask: Ask, path: os.PathLike[str]) -> SchemaState:
+    """Where the file stands; version 0 if it is empty. Changes nothing.
 
     Raises:
-        SchemaMismatch: The file is no store of everstep, or a newer one.
+        SchemaMismatch: It is no store of everstep.
     """
     try:
         (application_id,) = only(ask("PRAGMA application_id"))
@@ -171,26 +174,17 @@ def check_file(ask: Ask, path: os.PathLike[str]) -> int:
         raise _not_ours(path, "is no SQLite database") from error
     if application_id != APPLICATION_ID and not (is_empty and not application_id and not version):
         raise _not_ours(path, "is a SQLite database of another application")
-    if version > len(MIGRATIONS):
-        raise SchemaMismatch(
-            f"the store {os.fspath(path)} has schema version {version}, and this everstep knows versions up to "
-            f"{len(MIGRATIONS)}. It was not touched. Upgrade everstep, or open the store with the version that wrote it."
-        )
-    return int(version)
-
-
-def migrate(connection: apsw.Connection, path: os.PathLike[str]) -> None:
-    """Bring the file to the newest version, whole or not at all. Safe to repeat, and from several processes at once."""
-    ask = asking(connection)
-    ask("BEGIN IMMEDIATE")
-    try:
-        for step in MIGRATIONS[check_file(ask, path) :]:
-            ask(step)
-        ask("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            ask("ROLLBACK")
-        raise
+    if is_empty:
+        return SchemaState(int(version), min_version=int(version))
+    meta: dict[str, Any] = dict(ask(_META).fetchall())
+    return SchemaState(
+        int(version),
+        "pre" if meta.get("phase") == "pre" else "done",
+        int(meta.get("min_version") or version),
+        moved_to=str(meta.get("moved_to", "")),
+        is_moving="moving" in meta,
+        is_filling="filling" in meta,
+    )
 
 
 def _not_ours(path: os.PathLike[str], what: str) -> SchemaMismatch:

@@ -37,8 +37,9 @@ from everstep.stores.base import (
     Write,
 )
 from everstep.stores.changes import Changes
+from everstep.stores.migrations import Migration, refuse_worker
 from everstep.stores.pruning import Pruned, PruneRequest
-from everstep.stores.sqlite import callers, claim, connection, faults, prune, read, workers, write
+from everstep.stores.sqlite import callers, claim, connection, faults, prune, read, schema, workers, write
 from everstep.stores.sqlite.ask import Ask, asking
 from everstep.stores.sqlite.clock import StoreClock, wall_clock
 from everstep.stores.sqlite.oslock import WorkerLocks
@@ -56,8 +57,8 @@ T = TypeVar("T")
 class _Open:
     """What exists only while the store is open."""
 
-    def __init__(self, path: Path, now: StoreClock, patience_seconds: float) -> None:
-        writing = connection.open_for_writing(path)
+    def __init__(self, path: Path, now: StoreClock, patience_seconds: float, connect: Callable[[], apsw.Connection]) -> None:
+        writing = connect()
         try:
             self.reading = connection.open_for_reading(path)
             self.locks = WorkerLocks(path)
@@ -67,7 +68,7 @@ class _Open:
             raise
         self.ask = asking(self.reading)
         self.writer = Writer(writing, path, now, patience_seconds)
-        self.users = UserTransactions(self.writer, path, now)
+        self.users = UserTransactions(self.writer, path, now, connect)
         self.workers: set[WorkerKey] = set()
 
 
@@ -79,6 +80,7 @@ class SQLiteStore:
         now: The clock of this machine: microseconds since the Unix epoch.
         monotonic: The clock that leases count on, the same in all processes: seconds.
         patience_seconds: How long another process may hold the lock before a verb raises StoreUnavailable.
+        migrations: The versions of the schema that are known, in order. For tests.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class SQLiteStore:
         now: Callable[[], Micros] = wall_clock,
         monotonic: Callable[[], float] = time.monotonic,
         patience_seconds: float = PATIENCE_SECONDS,
+        migrations: Sequence[Migration] = schema.MIGRATIONS,
     ) -> None:
         self.path = Path(path).absolute()
         self.url = f"sqlite:///{self.path}"
@@ -95,6 +98,7 @@ class SQLiteStore:
         self.now = StoreClock(now)
         self._monotonic = monotonic
         self._patience_seconds = patience_seconds
+        self._migrations = migrations
         self._changes = Changes()
         self._open: _Open | None = None
 
@@ -102,7 +106,7 @@ class SQLiteStore:
         """See Store."""
         if self._open is None:
             callers.refuse_beside_sqlite3(self.path)
-            self._open = await self._patiently(lambda: _Open(self.path, self.now, self._patience_seconds))
+            self._open = await self._patiently(lambda: _Open(self.path, self.now, self._patience_seconds, self._connect))
             callers.note_open(self.path)
 
     async def close(self) -> None:
@@ -133,7 +137,10 @@ class SQLiteStore:
         locked: list[WorkerKey] = []
 
         def work(tx: Tx) -> WorkerKey:
-            worker_key = workers.enlist(tx, name, lease_seconds, self._monotonic())
+            min_version, known = workers.min_version(tx), len(self._migrations)
+            if min_version > known:
+                raise refuse_worker(str(self.path), known, min_version)
+            worker_key = workers.enlist(tx, name, lease_seconds, self._monotonic(), known)
             state.locks.hold(worker_key)
             locked.append(worker_key)
             return worker_key
@@ -198,13 +205,13 @@ class SQLiteStore:
         """See JoiningStore. Takes connections of apsw, sqlite3 and SQLAlchemy; needs not be open."""
         for new in runs:
             rules.check_text(new.created, f"run {new.run_id}")
-        with callers.joined(connection, self.path, self.now) as tx:
+        with callers.joined(connection, self.path, self.now, len(self._migrations)) as tx:
             return write.create(tx, runs)
 
     async def post_in(self, connection: Any, run_id: str, message: Message) -> RunRecord | None:
         """See JoiningStore."""
         rules.check_text(message.event, f"the message to run {run_id}")
-        with callers.joined(connection, self.path, self.now) as tx:
+        with callers.joined(connection, self.path, self.now, len(self._migrations)) as tx:
             return write.post(tx, run_id, message) if rules.is_text(run_id) else None
 
     async def post(self, run_id: str, message: Message) -> RunRecord | None:
@@ -289,6 +296,9 @@ class SQLiteStore:
         return await self._read(lambda ask: read.runs(ask, query))
 
     # --- inside -------------------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> apsw.Connection:
+        return connection.open_for_writing(self.path, self._migrations, self._monotonic)
 
     def _state(self) -> _Open:
         if self._open is None:

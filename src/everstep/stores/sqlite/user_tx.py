@@ -30,7 +30,6 @@ from everstep.stores import rules
 from everstep.stores.base import Append, Landed, Outcome, Refused, RolledBack, Slot, TransactionBody
 from everstep.stores.sqlite import faults, read, schema, write
 from everstep.stores.sqlite.ask import Row
-from everstep.stores.sqlite.connection import open_for_writing
 from everstep.stores.sqlite.transaction import Tx, Writer
 from everstep.transactions import Bindings
 
@@ -214,12 +213,14 @@ class UserTransactions:
         writer: Whose turns they take.
         path: The store. Their connection is opened at the first one.
         now: The store's clock.
+        connect: Opens another connection to the store.
     """
 
-    def __init__(self, writer: Writer, path: Path, now: Callable[[], int]) -> None:
+    def __init__(self, writer: Writer, path: Path, now: Callable[[], int], connect: Callable[[], apsw.Connection]) -> None:
         self._writer = writer
         self._path = path
         self._now = now
+        self._connect = connect
         self._connection: apsw.Connection | None = None
         self._turn = asyncio.Lock()
         self._free_from = 0.0
@@ -254,7 +255,7 @@ class UserTransactions:
     def _connected(self) -> apsw.Connection:
         if self._connection is None:
             with faults.translating(self._path):
-                self._connection = open_for_writing(self._path)
+                self._connection = self._connect()
         return self._connection
 
     async def close(self) -> None:

@@ -13,12 +13,15 @@ from msgspec import Struct
 
 from everstep.records import WorkerKey
 from everstep.stores import rules
-from everstep.stores.sqlite.ask import Ask
+from everstep.stores.sqlite.ask import Ask, only
 from everstep.stores.sqlite.clock import boot_id
 from everstep.stores.sqlite.oslock import WorkerLocks
 from everstep.stores.sqlite.transaction import Tx
 
-_ENLIST: Final = "INSERT INTO workers(name, boot_id, heartbeat, lease_seconds) VALUES (?, ?, ?, ?)"
+_ENLIST: Final = """
+INSERT INTO workers(name, boot_id, heartbeat, lease_seconds, schema_version) VALUES (?, ?, ?, ?, ?)
+"""
+_MIN_VERSION: Final = "SELECT value FROM meta WHERE key = 'min_version'"
 _HEARTBEAT: Final = "UPDATE workers SET heartbeat = ? WHERE worker_key = ? AND gone = ''"
 _RETIRE: Final = "UPDATE workers SET gone = ? WHERE worker_key = ? AND gone = ''"
 _OTHERS: Final = "SELECT worker_key, boot_id, heartbeat, lease_seconds, gone FROM workers WHERE worker_key <> ?"
@@ -44,9 +47,14 @@ class Worker(Struct, frozen=True):
     gone: str
 
 
-def enlist(tx: Tx, name: str, lease_seconds: float, monotonic: float) -> WorkerKey:
+def min_version(tx: Tx) -> int:
+    """The oldest version of code that may drive runs here."""
+    return int(only(tx.execute(_MIN_VERSION))[0])
+
+
+def enlist(tx: Tx, name: str, lease_seconds: float, monotonic: float, schema_version: int) -> WorkerKey:
     """Add a worker. The caller takes its lock before it commits."""
-    tx.execute(_ENLIST, (name, boot_id(), monotonic, lease_seconds))
+    tx.execute(_ENLIST, (name, boot_id(), monotonic, lease_seconds, schema_version))
     return tx.last_id()
 
 
