@@ -217,7 +217,7 @@ async def test_a_pause_loses_neither_messages_nor_outcomes(world: World) -> None
 async def test_an_unexpected_fault_of_one_claim_does_not_end_all_claims(world: World) -> None:
     engine = await world.engine(healthy)
     worker = worker_of(engine)
-    original = worker._drive
+    original = worker.drive
     failed: list[Any] = []
 
     def drive(claimed: Any, shared: object) -> None:
@@ -226,7 +226,7 @@ async def test_an_unexpected_fault_of_one_claim_does_not_end_all_claims(world: W
             raise RuntimeError("on request")
         original(claimed, shared)
 
-    worker._drive = drive
+    worker.drive = drive
     client = await world.client()
     await client.start(healthy(1), id="a")
     await until(lambda: bool(failed))

@@ -303,7 +303,8 @@ async def storm(seed: int) -> None:
         for engine in chaos.engines:
             await turns()
             worker = worker_of(engine)
-            assert {} == worker.active == worker._by_id == worker._watchers
+            assert {} == worker.active == worker._by_id
+            assert 0 == worker.watchers.count
             assert [] == worker.committer._pending
 
 

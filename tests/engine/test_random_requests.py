@@ -108,7 +108,8 @@ async def storm(seed: int) -> None:
         for engine in chaos.engines:
             await turns()
             worker = worker_of(engine)
-            assert {} == worker.active == worker._watchers
+            assert {} == worker.active
+            assert 0 == worker.watchers.count
 
 
 async def check(world: World, run_id: str, sold: list[str], told: set[tuple[str, int | str]]) -> None:

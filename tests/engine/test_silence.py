@@ -105,8 +105,8 @@ async def test_a_thousand_runs_leave_nothing_behind(world: World, inline: bool) 
     assert list(range(1, 991)) == results[:990]
     await turns()
     worker = worker_of(engine)
-    for name in ("active", "_by_id", "_watchers"):
-        assert {} == getattr(worker, name), name
+    assert {} == worker.active == worker._by_id
+    assert 0 == worker.watchers.count
     assert [] == worker.committer._pending
     assert worker.committer._task is None
     assert 2 == len(worker._tasks)
@@ -145,12 +145,12 @@ async def test_polling_for_a_result_leaves_no_watchers(world: World) -> None:
             await handle.result(timeout=3)
     waiting = [asyncio.ensure_future(handle.result()) for _ in range(10)]
     await asyncio.sleep(500)
-    assert sum(map(len, worker_of(engine)._watchers.values())) <= 10
+    assert worker_of(engine).watchers.count <= 10
     for waiter in waiting:
         waiter.cancel()
     await turns()
 
-    assert {} == worker_of(engine)._watchers
+    assert 0 == worker_of(engine).watchers.count
 
 
 async def test_an_idle_worker_asks_for_next_to_nothing(world: World) -> None:

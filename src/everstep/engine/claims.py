@@ -1,0 +1,310 @@
+"""
+Claim runs for a worker, as long as it has room for them.
+
+An idle worker costs no statement but its heartbeat: this sleeps until a run is due, until somebody in this process knows better
+(``nudge``), or until the store says that others changed something.
+
+A claim may take effect although its answer never comes. Such runs are *stranded*: this worker owns them and nobody drives them.
+After every claim that failed they are looked for, and given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from everstep.core.reuse import Ledger
+from everstep.definitions import Registry
+from everstep.engine.committer import Committer
+from everstep.engine.driver import Driver
+from everstep.engine.leases import LeaseKeeper
+from everstep.engine.parking import AT_ONCE
+from everstep.engine.steps import Tools
+from everstep.engine.turns import Turn
+from everstep.engine.watchers import Watchers
+from everstep.errors import CorruptJournal, PayloadKeyMissing, StoreUnavailable
+from everstep.forks import shared_history
+from everstep.payloads import Payloads
+from everstep.records import Message, Micros, RunKey, RunRecord, Status, WorkerKey
+from everstep.stores.base import Claimed, ClaimRequest, Keep, RunFilter, Store
+
+logger = logging.getLogger("everstep")
+
+CLAIM_MAX = 100
+"""Runs per claim: enough to recover thousands per second, few enough that replaying them does not hold the loop for long."""
+BACKOFF_SECONDS = 0.5
+CLOCK_MICROS = 50_000
+"""How soon to ask again for a run that is due by this process's idea of the store's clock, and not by the store's."""
+OWNED = (Status.RUNNING, Status.COMPENSATING)
+LIST_MAX = 1000
+
+Shared = Ledger | CorruptJournal | PayloadKeyMissing | None
+"""What the run that a fork shares its history with had finished, or why nobody can say."""
+
+
+class ClaimerHost(Protocol):
+    """The worker, as its claimer sees it."""
+
+    worker_key: WorkerKey
+    name: str
+    tools: Tools
+    committer: Committer
+    payloads: Payloads
+    turn: Turn
+    watchers: Watchers
+
+    @property
+    def active(self) -> Mapping[RunKey, Driver]:
+        """The runs it drives."""
+        ...
+
+    @property
+    def is_starting_over(self) -> bool:
+        """It has lost its token, and has no new one yet."""
+        ...
+
+    def has_dropped(self, run: RunRecord) -> bool:
+        """The run was driven here under the token that still holds, and its memory was dropped in doubt."""
+        ...
+
+    def drive(self, claimed: Claimed, shared: Shared) -> None:
+        """Go on with a run that was claimed. If it is a suspect, its driver becomes ``suspect`` before anything of it runs."""
+        ...
+
+    async def start_over(self) -> None:
+        """Give up the token, and everything that is owned under it."""
+        ...
+
+
+class Claimer:
+    """See the module. One per worker.
+
+    Attributes:
+        suspect: The driver of a run that may be what kills workers; nothing else is claimed until it makes progress.
+    """
+
+    def __init__(
+        self,
+        host: ClaimerHost,
+        store: Store,
+        registry: Registry,
+        lease: LeaseKeeper,
+        *,
+        run_max: int,
+        lease_seconds: float,
+        idle_seconds_max: float,
+        family: str,
+    ) -> None:
+        self.suspect: Driver | None = None
+        self._host = host
+        self._store = store
+        self._registry = registry
+        self._lease = lease
+        self._run_max = run_max
+        self._lease_seconds = lease_seconds
+        self._idle_seconds_max = idle_seconds_max
+        self._family = family
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._due_at: Micros | None = None
+        self._must_look = True
+        self._is_draining = False
+        self._suspects_wait = False
+        self._makes_room_until = 0.0
+        self._may_have_stranded = False
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether there is room for another run now."""
+        return not self._is_draining and self._lease.is_trusted and self._capacity() > 0
+
+    def nudge(self, due_at: Micros | None = None) -> None:
+        """Something changed that concerns runs: look now, or at that instant."""
+        if due_at is None:
+            self._must_look = True
+            self._wake.set()
+        elif self._due_at is None or due_at < self._due_at:
+            self._due_at = due_at
+            self._wake.set()
+
+    def drain(self) -> None:
+        """Claim nothing more."""
+        self._is_draining = True
+        self.nudge()
+
+    def left(self, driver: Driver, wake_at: Micros | None) -> None:
+        """A driver is done with its run, which may make room for another."""
+        was_suspect = driver is self.suspect
+        if was_suspect:
+            self.suspect = None
+        if wake_at is not None:
+            self.nudge(wake_at)
+        elif was_suspect or driver.has_parent or len(self._host.active) + 1 >= self._run_max or self._suspects_wait:
+            self.nudge()
+
+    def clear_suspect(self) -> None:
+        """The suspect made progress, so it is none."""
+        self.suspect = None
+        self.nudge()
+
+    async def claim_for_ever(self) -> None:
+        """Until told to drain."""
+        while not self._is_draining:
+            if self._host.is_starting_over:
+                await self._back_off()  # Without a token nothing can be claimed, and nothing given back in the old one's name.
+                continue
+            try:
+                await self._give_back_stranded()
+                found = await self._claim()
+                self._host.committer.note_back("claim")
+                await self._pull()
+                if not found:
+                    await self._sleep()
+                else:
+                    await asyncio.sleep(0)
+            except StoreUnavailable as error:
+                self._may_have_stranded = True
+                self._host.committer.note_away("claim", error)
+                await self._back_off()
+            except Exception:
+                self._may_have_stranded = True
+                logger.exception("worker %s could not claim runs; it will try again", self._host.name)
+                await self._back_off()
+
+    # --- a claim ----------------------------------------------------------------------------------------------------------
+
+    def _capacity(self) -> int:
+        if self._host.tools.threads.is_exhausted or self.suspect is not None:
+            return 0
+        if self._suspects_wait and self._host.active and self._loop.time() < self._makes_room_until:
+            # A suspect needs a worker of its own: finish what there is first. But not for ever: what there is may take days,
+            # and another worker may have taken the suspect meanwhile.
+            return 0
+        return self._run_max - len(self._host.active)
+
+    async def _claim(self) -> bool:
+        """Take what is due; whether there may be more."""
+        host, room = self._host, min(self._capacity(), CLAIM_MAX)
+        self._must_look = False
+        self._due_at = None
+        if room <= 0 or not self._lease.is_trusted:
+            return False
+        worker_key = host.worker_key
+        claims = await self._store.claim(self._request(room))
+        self._suspects_wait = claims.suspects_wait
+        self._makes_room_until = self._loop.time() + self._lease_seconds
+        # What was not due by the store's own clock, but is by ours: ours is ahead. Asking again at once would be spinning.
+        earliest = 0 if claims.runs else self._store.now() + CLOCK_MICROS
+        for due_at in (claims.next_due_at, claims.next_expiry_at):
+            if due_at is not None:
+                self.nudge(max(due_at, earliest))
+        for run_id in claims.died:
+            logger.error("run %s is dead: its workers kept dying. See: everstep show %s", run_id, run_id)
+            host.watchers.tell(run_id)
+        await self._drive(claims.runs, worker_key)
+        return len(claims.runs) >= room
+
+    def _request(self, room: int) -> ClaimRequest:
+        fingerprint = self._host.payloads.fingerprint
+        return ClaimRequest(
+            worker_key=self._host.worker_key,
+            workflows=self._registry.fingerprints(fingerprint),
+            versions=self._registry.versions(fingerprint),
+            run_max=room,
+            alone=not self._host.active,
+            family=self._family,
+        )
+
+    async def _drive(self, runs: Sequence[Claimed], worker_key: WorkerKey) -> None:
+        """Go on with what was claimed under this token, unless the lease is lost: then it belongs to somebody else."""
+        for claimed in runs:
+            await self._host.turn.wait()
+            if self._host.worker_key != worker_key:
+                return
+            shared = await self._shared_by(claimed)
+            if self._host.worker_key != worker_key:
+                return
+            self._host.drive(claimed, shared)
+
+    async def _shared_by(self, claimed: Claimed) -> Shared:
+        """What the run that this one forks had finished."""
+        try:
+            return await shared_history(self._store, claimed.run, self._host.payloads.keeper)
+        except (CorruptJournal, PayloadKeyMissing) as error:
+            return error
+
+    # --- what a claim left behind -----------------------------------------------------------------------------------------
+
+    async def _give_back_stranded(self) -> None:
+        if not self._may_have_stranded:
+            return
+        token = self._host.worker_key
+        stranded = await self._stranded(token)
+        if token != self._host.worker_key or self._host.is_starting_over:
+            return
+        if any(map(self._host.has_dropped, stranded)):
+            # They have been driven under this token: given back as they stand, a step that had begun would look as if it had
+            # not. Whoever finds them with a token that is gone counts the attempt.
+            await self._host.start_over()
+            return
+        for run in stranded:
+            if run.run_key not in self._host.active:
+                self._host.committer.submit(given_back(run, token), lambda _: self.nudge())
+        self._may_have_stranded = False
+
+    async def _stranded(self, token: WorkerKey) -> list[RunRecord]:
+        """The runs of this token that nobody drives."""
+        before: RunKey | None = None
+        stranded: list[RunRecord] = []
+        while page := await self._store.list(RunFilter(statuses=OWNED, before=before, limit=LIST_MAX)):
+            stranded += [run for run in page if run.worker_key == token and run.run_key not in self._host.active]
+            before = page[-1].run_key
+        return stranded
+
+    # --- waiting ----------------------------------------------------------------------------------------------------------
+
+    async def _pull(self) -> None:
+        """Messages for runs that are driven here."""
+        active = self._host.active
+        if active:
+            pulled: list[tuple[RunKey, list[Message]]] = await self._store.pull(self._host.worker_key)
+            for run_key, messages in pulled:
+                driver = active.get(run_key)
+                if driver is not None:
+                    driver.receive(messages)
+
+    async def _sleep(self) -> None:
+        """Until a run is due, this process knows of something, or others changed the store."""
+        until = self._loop.time() + self._idle_seconds_max
+        while not self._must_look and (seconds := min(until - self._loop.time(), self._seconds_until_due())) > 0:
+            self._wake.clear()
+            changed = asyncio.ensure_future(self._store.wait_for_work(self._host.worker_key, seconds))
+            woken = asyncio.ensure_future(self._wake.wait())
+            try:
+                await asyncio.wait([changed, woken], return_when=asyncio.FIRST_COMPLETED)
+                if changed.done() and changed.result():
+                    self._host.watchers.tell_all()
+                    return
+            finally:
+                changed.cancel()
+                woken.cancel()
+
+    def _seconds_until_due(self) -> float:
+        return float("inf") if self._due_at is None else (self._due_at - self._store.now()) / 1e6
+
+    async def _back_off(self) -> None:
+        await asyncio.sleep(BACKOFF_SECONDS * (0.5 + self._host.tools.random.random()))
+
+
+def given_back(run: RunRecord, worker_key: WorkerKey) -> Keep:
+    """A run as it stands, for anybody at once. Pure."""
+    return Keep(
+        run_key=run.run_key,
+        worker_key=worker_key,
+        epoch=run.epoch,
+        release=True,
+        status=Status.COMPENSATING if run.status is Status.COMPENSATING else Status.QUEUED,
+        wake_at=AT_ONCE,
+    )
