@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests import evidence
 from tests.postgres_server import Server, missing
 from tests.stores.postgres_roles import EngineRole
 
@@ -36,3 +38,20 @@ def engine_role(postgres_server: Server) -> EngineRole:
 def postgres_url(postgres_server: Server) -> str:
     """The URL of a store that is not there yet: a schema of its own in the one database."""
     return postgres_server.url(query=f"?schema=test_{next(_numbers)}")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--evidence", type=Path, metavar="FILE", help="write what was tried, and how often, to this file")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if evidence.counts:
+        terminalreporter.section("what was tried, and stood")
+        for line in evidence.lines():
+            terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--evidence")
+    if path is not None:
+        evidence.write(path)

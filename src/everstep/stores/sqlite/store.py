@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,10 +121,12 @@ class SQLiteStore:
         finally:
             self._open = None
             callers.note_closed(self.path)
-            state.locks.close()
-            state.reading.close()
-            await state.users.close()
-            await state.writer.close()
+            with faults.translating(self.path):
+                async with AsyncExitStack() as left:  # in reverse, and each of them even if another one fails
+                    left.push_async_callback(state.writer.close)
+                    left.push_async_callback(state.users.close)
+                    left.callback(state.reading.close)
+                    left.callback(state.locks.close)
 
     def kill(self, worker_key: WorkerKey) -> None:
         """For tests: release the worker's lock, as the death of its process would."""
