@@ -218,6 +218,39 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
     reply: bytes | None = None
 
 
+class Pulse(StrEnum):
+    """What a worker is told when it renews its lease. False only if it is gone."""
+
+    GONE = ""
+    ALIVE = "alive"
+    DRAINING = "draining"
+
+
+class WorkerProfile(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What a worker says of itself when it enlists. For people; nothing is decided by it.
+
+    Attributes:
+        host: Name of its machine.
+        pid: Number of its process there; 0 if it does not say.
+        everstep: Version of everstep.
+        python: Version of Python, such as ``3.11.9``.
+        workflows: What it can drive: name, version (None if it has none), fingerprint of the code; of each.
+        run_max: How many runs it drives at once; 0 if it does not say.
+    """
+
+    host: str = ""
+    pid: int = 0
+    everstep: str = ""
+    python: str = ""
+    workflows: tuple[tuple[str, str | None, str], ...] = ()
+    run_max: int = 0
+
+
+NO_PROFILE = WorkerProfile()
+WorkerLock: TypeAlias = Literal["held", "free", "unknown"]
+"""What the system says of a worker's lock or seat: its process is there, or is gone, or there is no telling."""
+
+
 class WorkerRecord(Struct, frozen=True, kw_only=True, gc=False):
     """A process (more exactly: one engine in it) that drives runs.
 
@@ -227,6 +260,11 @@ class WorkerRecord(Struct, frozen=True, kw_only=True, gc=False):
         alive: False once anybody proved it dead. A dead token never renews.
         lease_seconds: How long it is trusted after a heartbeat.
         run_count: Runs it owns.
+        enlisted_at: When it got its token.
+        silent_seconds: How long ago it renewed its lease; None if that was before the machine was booted.
+        draining: It was asked to take nothing new and to leave.
+        lock: Whether its process is there, as far as the system tells.
+        profile: What it says of itself.
     """
 
     worker_key: WorkerKey
@@ -234,3 +272,13 @@ class WorkerRecord(Struct, frozen=True, kw_only=True, gc=False):
     alive: bool
     lease_seconds: float
     run_count: int = 0
+    enlisted_at: Micros = 0
+    silent_seconds: float | None = 0.0
+    draining: bool = False
+    lock: WorkerLock = "unknown"
+    profile: WorkerProfile = NO_PROFILE
+
+    @property
+    def expires_seconds(self) -> float:
+        """How long its lease still lasts unless it is renewed; negative if it has run out."""
+        return float("-inf") if self.silent_seconds is None else self.lease_seconds - self.silent_seconds

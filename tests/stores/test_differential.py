@@ -57,7 +57,7 @@ SEEN_AT_LEAST = {
     *("claim:pinned", "claim:family"),
     *("claim:nothing", "claim:due", "claim:orphan", "claim:alone", "claim:died", "claim:suspects wait"),
     *("prune:some", "prune:nothing", "prune:PARENT", "prune:CHILD"),
-    *("heartbeat:True", "heartbeat:False"),
+    *("heartbeat:alive", "heartbeat:draining", "heartbeat:", "drain:True", "drain:False"),
     *("message:ChildRefused", "message:ChildAccepted", "claim:left children", "outcome:child", "outcome:again"),
 }
 
@@ -115,7 +115,7 @@ class Driver:
 
     async def live(self) -> None:
         """Workers come, renew, leave and die."""
-        act = self.random.choice(("enlist", "heartbeat", "retire", "kill", "kill", "kill", "freeze"))
+        act = self.random.choice(("enlist", "heartbeat", "retire", "kill", "kill", "kill", "freeze", "drain"))
         if act == "enlist" or not self.workers:
             self.workers.append(await self.all("enlist", f"host:{len(self.workers)}", 15.0))
             return
@@ -124,6 +124,9 @@ class Driver:
             self.note("heartbeat", await self.all("heartbeat", worker_key))
         elif act == "retire":
             await self.all("retire", worker_key)
+        elif act == "drain":
+            self.note("drain", await self.all("drain", worker_key))
+            self.note("heartbeat", await self.all("heartbeat", worker_key))
         elif act == "freeze":
             self.clocks.advance(16)
             for other in self.workers[-3:]:

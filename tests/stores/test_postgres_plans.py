@@ -18,7 +18,7 @@ from everstep.testing.scene import CODE, WORKFLOW, Scene
 
 pytest.importorskip("asyncpg", reason="needs asyncpg: pip install --group test")
 
-from everstep.stores.postgres import PostgresStore, begin, book, claim, fast, read
+from everstep.stores.postgres import PostgresStore, begin, book, claim, fast, read, workers
 from everstep.stores.postgres.pool import Tx
 
 MANY = 20_000
@@ -72,7 +72,7 @@ STATEMENTS: dict[str, tuple[str, tuple[Any, ...], str]] = {
     "a journal": (read._JOURNAL, (1, 5), "journal_pkey"),
     "locks": (book._LOCK, ([1], ["order-1"], [2], [3]), "runs_pkey"),
     "a message": (begin._POST, (None, "order-1", "", "{}", "c", "s"), "runs_run_id_key"),
-    "workers": (read._WORKERS, (), "runs_owned"),
+    "workers": (read._WORKERS, (None, workers.SEATS), "runs_owned"),
 }
 
 

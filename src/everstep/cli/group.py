@@ -39,6 +39,7 @@ VERBS: Mapping[str, Verb] = {
     "compare": Verb("compare", "Put two runs side by side."),
     "dead": Verb("dead", "List dead letters by cause; requeue or discard them."),
     "worker": Verb("worker", "Drive runs until told to stop."),
+    "workers": Verb("workers", "List the workers; ask one to leave."),
     "check": Verb("check", "Find what would make workflow code differ on replay."),
     "replay": Verb("replay", "Hold today's code to the journals of runs."),
     "verify": Verb("verify", "Check the hash chains of journals."),

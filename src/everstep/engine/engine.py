@@ -117,6 +117,7 @@ class Engine(Client):
                 idle_seconds_max=self._idle_seconds_max,
                 family=self._only,
                 payloads=self.payloads,
+                on_drain=self.drain,
             )
             await worker.start()
             self._worker = worker

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from everstep.errors import StoreUnavailable
-from everstep.records import WorkerKey
+from everstep.records import Pulse, WorkerKey
 from everstep.stores.base import Store
 
 RENEWALS_PER_LEASE = 3
@@ -28,12 +28,19 @@ class LeaseKeeper:
     """Renews one worker's lease, and says when it may no longer be trusted."""
 
     def __init__(
-        self, store: Store, lease_seconds: float, *, before_renewal: Callable[[], None], on_lost: Callable[[], Awaitable[None]]
+        self,
+        store: Store,
+        lease_seconds: float,
+        *,
+        before_renewal: Callable[[], None],
+        on_lost: Callable[[], Awaitable[None]],
+        on_drain: Callable[[], None],
     ) -> None:
         self._store = store
         self._lease_seconds = lease_seconds
         self._before_renewal = before_renewal
         self._on_lost = on_lost
+        self._on_drain = on_drain
         self._sent_at = float("-inf")
 
     @property
@@ -65,8 +72,10 @@ class LeaseKeeper:
             # An answer that does not come is as bad as a refusal: what is running must stop before the lease ends. A process
             # that was frozen asks nevertheless, briefly: perhaps nobody has noticed.
             async with asyncio.timeout(max(self._trusted_seconds, self._lease_seconds * ASKED_FRACTION)):
-                is_alive = await self._store.heartbeat(worker_key)
+                pulse = await self._store.heartbeat(worker_key)
         except (StoreUnavailable, TimeoutError):
             return self.is_trusted
-        self._sent_at = sent_at if is_alive else float("-inf")
-        return is_alive
+        self._sent_at = sent_at if pulse else float("-inf")
+        if pulse is Pulse.DRAINING:
+            self._on_drain()
+        return pulse is not Pulse.GONE

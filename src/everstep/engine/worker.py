@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import os
-import socket
+from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 from typing import Any
@@ -24,6 +23,7 @@ from everstep.engine.committer import Committer
 from everstep.engine.driver import Driver
 from everstep.engine.facts import Facts
 from everstep.engine.leases import LeaseKeeper
+from everstep.engine.profile import own_name, profile_of
 from everstep.engine.steps import Tools
 from everstep.engine.threads import ThreadPool
 from everstep.engine.transact import Transactor
@@ -32,7 +32,7 @@ from everstep.engine.watchers import Watchers
 from everstep.errors import CorruptJournal, PayloadKeyMissing, StoreUnavailable
 from everstep.events import RunClaimed, RunCreated
 from everstep.payloads import PLAIN, Payloads
-from everstep.records import Micros, RunKey, RunRecord
+from everstep.records import Micros, RunKey, RunRecord, WorkerKey
 from everstep.stores import rules
 from everstep.stores.base import (
     RUN_KEYS_PER_WORKER,
@@ -77,6 +77,7 @@ class Worker:
         idle_seconds_max: float = IDLE_SECONDS_MAX,
         family: str = "",
         payloads: Payloads = PLAIN,
+        on_drain: Callable[[], None] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.store = store
@@ -95,10 +96,17 @@ class Worker:
         self.turn = Turn()
         self.watchers = Watchers()
         self.worker_key = 0
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.name = own_name()
         self._registry = registry
         self._lease_seconds = lease_seconds
-        self._lease = LeaseKeeper(store, lease_seconds, before_renewal=self._keep_details, on_lost=self.start_over)
+        self._run_max = run_max
+        self._lease = LeaseKeeper(
+            store,
+            lease_seconds,
+            before_renewal=self._keep_details,
+            on_lost=self.start_over,
+            on_drain=on_drain or self.drain,
+        )
         self._claimer = Claimer(
             self,
             store,
@@ -122,12 +130,15 @@ class Worker:
     async def start(self) -> None:
         """Enlist, and begin to claim."""
         sent_at = self._loop.time()
-        self.worker_key = await self.store.enlist(self.name, self._lease_seconds)
+        self.worker_key = await self._enlist()
         self._lease.begin(sent_at)
         self._tasks = [
             self._loop.create_task(self._claimer.claim_for_ever(), name="everstep claims"),
             self._loop.create_task(self._lease.keep(lambda: self.worker_key), name="everstep lease"),
         ]
+
+    async def _enlist(self) -> WorkerKey:
+        return await self.store.enlist(self.name, self._lease_seconds, profile_of(self._registry, self._run_max))
 
     def drain(self) -> None:
         """Begin nothing new, neither runs nor steps. Each run is handed back as soon as no body of it is being executed."""
@@ -181,6 +192,10 @@ class Worker:
         return any(task.done() or task.cancelling() for task in self._tasks)
 
     async def _wait_for_steps(self, grace_seconds: float) -> None:
+        if any(driver.is_busy for driver in self.active.values()):
+            with suppress(StoreUnavailable):  # So that people see what it is waiting for.
+                async with asyncio.timeout(grace_seconds):
+                    await self.store.drain(self.worker_key)
         until = self._loop.time() + grace_seconds
         while (left := until - self._loop.time()) > 0:
             busy = [driver.ended for driver in self.active.values() if driver.is_busy]
@@ -329,7 +344,7 @@ class Worker:
             # Until there is a new token the old one must not be renewed: it owns runs that nobody drives any more.
             try:
                 sent_at = self._loop.time()
-                new = await self.store.enlist(self.name, self._lease_seconds)
+                new = await self._enlist()
                 self.committer.note_back("enlist")
             except StoreUnavailable as error:
                 self.committer.note_away("enlist", error)

@@ -41,6 +41,7 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
     P20  Messages that come with a new run are in its inbox iff that write creates it, numbered from 1.
     P21  A run is pruned whole or not at all, only at rest, only if nothing refers to it. Its id may come back, its key never.
     P22  The blobs of an entry are stored iff it lands, once per run, and come back with it. Who reads an entry verifies them.
+    P38  A worker that was asked to drain is given no run any more, and hears of it with its next heartbeat.
 
 Times: ``now()`` is the store's clock. Leases count on a clock that does not jump.
 """
@@ -56,13 +57,16 @@ from everstep.errors import UsageError
 from everstep.events import Event, RunDied
 from everstep.journal import GENESIS, Entry
 from everstep.records import (
+    NO_PROFILE,
     AttemptRecord,
     Message,
     Micros,
+    Pulse,
     RunKey,
     RunRecord,
     Status,
     WorkerKey,
+    WorkerProfile,
     WorkerRecord,
 )
 from everstep.stores.pruning import Pruned, PruneRequest
@@ -407,12 +411,16 @@ class Store(Protocol):
         """Let go of everything. Safe to repeat. Workers enlisted through this object are retired."""
         ...
 
-    async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:
+    async def enlist(self, name: str, lease_seconds: float, profile: WorkerProfile = NO_PROFILE) -> WorkerKey:
         """Register a worker and return its token."""
         ...
 
-    async def heartbeat(self, worker_key: WorkerKey) -> bool:
-        """Renew the lease of everything that the worker owns. False: it was declared dead, and must enlist anew (P9)."""
+    async def heartbeat(self, worker_key: WorkerKey) -> Pulse:
+        """Renew the lease of everything that the worker owns. ``GONE``: it was declared dead, and must enlist anew (P9)."""
+        ...
+
+    async def drain(self, worker_key: WorkerKey) -> bool:
+        """Ask a worker to take nothing new and to leave (P38). False if there is no such worker. Safe to repeat."""
         ...
 
     async def retire(self, worker_key: WorkerKey) -> None:

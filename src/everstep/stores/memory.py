@@ -21,7 +21,19 @@ from msgspec.structs import replace
 from everstep.errors import StoreUnavailable
 from everstep.events import Event, RunDied, encode_events
 from everstep.journal import GENESIS, Entry, entry_hash, seal_bytes
-from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, Status, WorkerKey, WorkerRecord
+from everstep.records import (
+    NO_PROFILE,
+    AttemptRecord,
+    Message,
+    Micros,
+    Pulse,
+    RunKey,
+    RunRecord,
+    Status,
+    WorkerKey,
+    WorkerProfile,
+    WorkerRecord,
+)
 from everstep.stores import rules
 from everstep.stores.base import (
     Append,
@@ -69,7 +81,10 @@ class _Worker(Struct):
     name: str
     lease_seconds: float
     heartbeat: float
+    enlisted_at: Micros
+    profile: WorkerProfile
     locked: bool = True
+    draining: bool = False
     gone: str = ""  # why it is not alive; empty while it is
     was_alone: bool = False
 
@@ -137,30 +152,41 @@ class MemoryStore:
 
     # --- workers ------------------------------------------------------------------------------------------------------------
 
-    async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:
+    async def enlist(self, name: str, lease_seconds: float, profile: WorkerProfile = NO_PROFILE) -> WorkerKey:
         """See Store."""
         self._check_open()
         self._enlisted_count += 1
         key = self._enlisted_count
-        self._workers[key] = _Worker(key, name, lease_seconds, self._monotonic())
+        self._workers[key] = _Worker(key, name, lease_seconds, self._monotonic(), self.now(), profile)
         self._changes.join(key)
         return key
 
-    async def heartbeat(self, worker_key: WorkerKey) -> bool:
+    async def heartbeat(self, worker_key: WorkerKey) -> Pulse:
+        """See Store."""
+        self._check_open()
+        if not self._is_alive(worker_key):
+            return Pulse.GONE
+        worker = self._workers[worker_key]
+        worker.heartbeat = self._monotonic()
+        return Pulse.DRAINING if worker.draining else Pulse.ALIVE
+
+    async def drain(self, worker_key: WorkerKey) -> bool:
         """See Store."""
         self._check_open()
         if not self._is_alive(worker_key):
             return False
-        self._workers[worker_key].heartbeat = self._monotonic()
+        self._workers[worker_key].draining = True
         return True
 
     async def retire(self, worker_key: WorkerKey) -> None:
         """See Store."""
         self._check_open()
         worker = self._workers.get(worker_key)
-        if worker is not None and not worker.gone:
-            worker.gone, worker.locked = rules.RETIRED, False
-            self._forget_idle_dead()
+        if worker is not None:
+            worker.locked = False
+            if not worker.gone:
+                worker.gone = rules.RETIRED
+                self._forget_idle_dead()
         self._changes.leave(worker_key)
 
     async def workers(self) -> list[WorkerRecord]:
@@ -173,6 +199,11 @@ class MemoryStore:
                 alive=not each.gone,
                 lease_seconds=each.lease_seconds,
                 run_count=len(self._owned_by(each.key)),
+                enlisted_at=each.enlisted_at,
+                silent_seconds=self._monotonic() - each.heartbeat,
+                draining=each.draining,
+                lock="held" if each.locked else "free",
+                profile=each.profile,
             )
             for each in self._workers.values()
             if not each.gone or self._owned_by(each.key)
@@ -390,7 +421,7 @@ class MemoryStore:
     async def claim(self, request: ClaimRequest) -> Claims:
         """See Store."""
         self._check_open()
-        if not self._is_alive(request.worker_key):
+        if not self._is_alive(request.worker_key) or self._workers[request.worker_key].draining:
             return Claims([])
         self._bury(request.worker_key)
         choice = rules.choose(self._candidates(request), request, self.now())

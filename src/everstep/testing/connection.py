@@ -9,7 +9,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from everstep.journal import Entry
-from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
+from everstep.records import (
+    NO_PROFILE,
+    AttemptRecord,
+    Message,
+    Micros,
+    Pulse,
+    RunKey,
+    RunRecord,
+    WorkerKey,
+    WorkerProfile,
+    WorkerRecord,
+)
 from everstep.stores.base import (
     ClaimRequest,
     Claims,
@@ -68,15 +79,19 @@ class Connection:
             for worker_key in self.worker_keys:
                 await self.inner.retire(worker_key)
 
-    async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:
+    async def enlist(self, name: str, lease_seconds: float, profile: WorkerProfile = NO_PROFILE) -> WorkerKey:
         """See Store."""
-        worker_key = await self.ask("enlist", (name,), lambda: self.inner.enlist(name, lease_seconds))
+        worker_key = await self.ask("enlist", (name,), lambda: self.inner.enlist(name, lease_seconds, profile))
         self.worker_keys.append(worker_key)
         return worker_key
 
-    async def heartbeat(self, worker_key: WorkerKey) -> bool:
+    async def heartbeat(self, worker_key: WorkerKey) -> Pulse:
         """See Store."""
         return await self.ask("heartbeat", (worker_key,), lambda: self.inner.heartbeat(worker_key))
+
+    async def drain(self, worker_key: WorkerKey) -> bool:
+        """See Store."""
+        return await self.ask("drain", (worker_key,), lambda: self.inner.drain(worker_key))
 
     async def retire(self, worker_key: WorkerKey) -> None:
         """See Store."""

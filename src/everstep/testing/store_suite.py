@@ -24,6 +24,7 @@ from everstep.testing.ownership_suite import OwnershipSuite
 from everstep.testing.pruning_suite import PruningSuite
 from everstep.testing.reading_suite import ReadingSuite
 from everstep.testing.transacting_suite import TransactingSuite
+from everstep.testing.worker_suite import WorkerSuite
 
 
 @pytest.mark.asyncio
@@ -36,5 +37,6 @@ class StoreSuite(
     TransactingSuite,
     OperatorSuite,
     PruningSuite,
+    WorkerSuite,
 ):
     """Every promise, checked on one store."""

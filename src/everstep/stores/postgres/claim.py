@@ -107,14 +107,14 @@ class Look(Struct, frozen=True):
     """What a claim would find.
 
     Attributes:
-        is_alive: Whether the worker that asks may claim at all.
+        is_willing: Whether the worker that asks may claim at all.
         died: Workers proved dead just now, and why.
         is_worth_it: There is something to write.
         next_due_at: As in Claims, if there is nothing to write.
         next_expiry_at: As in Claims.
     """
 
-    is_alive: bool
+    is_willing: bool
     died: Sequence[tuple[workers.Seen, rules.Why]]
     is_worth_it: bool
     next_due_at: Micros | None
@@ -150,7 +150,8 @@ async def look(tx: Tx, ask: Asked, seen: Sequence[workers.Seen], empty: Mapping[
     next_expiry_at = rules.expiry_at(leases, seen[0].lease_now, now) if seen else None
     is_due = next_due_at is not None and next_due_at <= now
     is_worth_it = bool(died) or is_due or len(living) < len(seen)
-    return Look(any(each.worker_key == me for each in living), died, is_worth_it, next_due_at, next_expiry_at)
+    is_willing = any(each.worker_key == me and not each.is_draining for each in living)
+    return Look(is_willing, died, is_worth_it, next_due_at, next_expiry_at)
 
 
 def _why_dead(worker: workers.Seen, empty: Mapping[WorkerKey, bool]) -> rules.Why:
@@ -164,7 +165,7 @@ async def claim(tx: Tx, ask: Asked, died: Sequence[tuple[workers.Seen, rules.Why
     request = ask.request
     if died:
         await workers.bury(tx, died, ask.lease_now)
-    name = await workers.name_if_alive(tx, request.worker_key)
+    name = await workers.name_if_willing(tx, request.worker_key)
     if name is None:
         return Claims([])
     choice = await _choose(tx, ask)

@@ -10,11 +10,13 @@ from msgspec.structs import replace
 from everstep.blobs import MARK, Blob, hashes_in
 from everstep.journal import GENESIS, Entry
 from everstep.records import AttemptRecord, Message, RunKey, RunRecord, Status, WorkerKey, WorkerRecord
-from everstep.stores import rules
+from everstep.stores import profiles, rules
 from everstep.stores.base import RunFilter
 from everstep.stores.postgres import rows
+from everstep.stores.postgres.clock import LEASE_NOW
 from everstep.stores.postgres.link import Row
 from everstep.stores.postgres.pool import Tx
+from everstep.stores.postgres.workers import SEATS
 
 _RUN: Final = f"""
 SELECT {rows.RUN}, {rows.CREATED_AND_OUTCOME} FROM everstep.runs {rows.HEAD} WHERE runs.run_id = $1
@@ -54,11 +56,17 @@ SELECT seq, at, dedupe, event, reply FROM everstep.inbox WHERE run_key = $1 AND 
 _ATTEMPTS: Final = f"""
 SELECT {rows.ATTEMPT} FROM everstep.attempts WHERE run_key = ANY($1::int8[]) ORDER BY run_key, key
 """  # noqa: S608
-_WORKERS: Final = """
-SELECT worker_key, name, gone = '', lease_seconds, owned.count FROM everstep.workers
+# Here a seat is only looked at: whoever tries for one keeps its owner from taking it for a moment.
+_WORKERS: Final = f"""
+SELECT worker_key, name, gone = '', lease_seconds, owned.count, enlisted_at, {LEASE_NOW} - heartbeat, draining, profile,
+       CASE WHEN seat IS DISTINCT FROM pg_postmaster_start_time() THEN 'unknown'
+            WHEN worker_key = ANY(ARRAY(SELECT objid::int8 FROM pg_locks WHERE locktype = 'advisory' AND classid = $2::int8::oid
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))) THEN 'held'
+            ELSE 'free' END
+FROM everstep.workers
 CROSS JOIN LATERAL (SELECT count(*) FROM everstep.runs WHERE runs.worker_key = workers.worker_key) AS owned
 WHERE gone = '' OR owned.count > 0 ORDER BY worker_key
-"""
+"""  # noqa: S608
 
 _LIST: Final = f"""
 SELECT {rows.RUN} FROM everstep.runs {rows.HEAD}
@@ -160,11 +168,24 @@ async def attempts(tx: Tx, run_keys: Sequence[RunKey]) -> dict[RunKey, list[Atte
     return found
 
 
-async def workers(tx: Tx) -> list[WorkerRecord]:
+async def workers(tx: Tx, lease_now: float | None) -> list[WorkerRecord]:
     """All that are alive or still own runs."""
     return [
-        WorkerRecord(worker_key=key, name=name, alive=alive, lease_seconds=lease_seconds, run_count=count)
-        for key, name, alive, lease_seconds, count in await tx.fetch(_WORKERS)
+        WorkerRecord(
+            worker_key=key,
+            name=name,
+            alive=alive,
+            lease_seconds=lease_seconds,
+            run_count=count,
+            enlisted_at=enlisted_at,
+            silent_seconds=silent,
+            draining=draining,
+            lock=lock,
+            profile=profiles.decode(profile),
+        )
+        for key, name, alive, lease_seconds, count, enlisted_at, silent, draining, profile, lock in await tx.fetch(
+            _WORKERS, lease_now, SEATS
+        )
     ]
 
 

@@ -42,7 +42,10 @@ CREATE TABLE everstep.workers(
     gone_at float8,
     was_alone bool NOT NULL DEFAULT false,
     seat timestamptz,
-    schema_version int4 NOT NULL DEFAULT 1
+    schema_version int4 NOT NULL DEFAULT 1,
+    draining bool NOT NULL DEFAULT false,
+    enlisted_at int8 NOT NULL,
+    profile text NOT NULL
 );
 
 CREATE TABLE everstep.runs(

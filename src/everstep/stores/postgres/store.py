@@ -17,7 +17,18 @@ from msgspec.structs import replace
 
 from everstep.errors import InvalidStoreURL, StoreError, StoreUnavailable
 from everstep.journal import Entry
-from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
+from everstep.records import (
+    NO_PROFILE,
+    AttemptRecord,
+    Message,
+    Micros,
+    Pulse,
+    RunKey,
+    RunRecord,
+    WorkerKey,
+    WorkerProfile,
+    WorkerRecord,
+)
 from everstep.stores import rules
 from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Settlement, Write
 from everstep.stores.changes import Changes
@@ -150,10 +161,15 @@ class PostgresStore:
 
     # --- workers ------------------------------------------------------------------------------------------------------------
 
-    async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:
+    async def enlist(self, name: str, lease_seconds: float, profile: WorkerProfile = NO_PROFILE) -> WorkerKey:
         """See Store."""
         state, known = self._state(), len(self._migrations)
-        worker_key = await state.pool.ask(lambda tx: workers.enlist(tx, name, lease_seconds, self._lease_now(), known))
+        lease_now, enlisted_at = self._lease_now(), self.now()
+        worker_key = await state.pool.ask(
+            lambda tx: workers.enlist(
+                tx, name, lease_seconds, profile, lease_now=lease_now, enlisted_at=enlisted_at, schema_version=known
+            )
+        )
         # Afterwards: a migrator that goes on to a version which is too new for us waits for workers that it can see.
         min_version = await state.pool.ask(workers.min_version)
         if min_version > known:
@@ -166,12 +182,16 @@ class PostgresStore:
         await self._tell()  # From now on the others have somebody's seat to look at.
         return worker_key
 
-    async def heartbeat(self, worker_key: WorkerKey) -> bool:
+    async def heartbeat(self, worker_key: WorkerKey) -> Pulse:
         """See Store."""
         pool = self._state().pool
-        is_alive = await pool.ask(lambda tx: workers.heartbeat(tx, worker_key, self._lease_now()))
+        pulse = await pool.ask(lambda tx: workers.heartbeat(tx, worker_key, self._lease_now()))
         self.now.heard(await pool.ask(lambda tx: workers.time_of(tx, None)))
-        return is_alive
+        return pulse
+
+    async def drain(self, worker_key: WorkerKey) -> bool:
+        """See Store."""
+        return await self._state().pool.ask(lambda tx: workers.drain(tx, worker_key))
 
     async def retire(self, worker_key: WorkerKey) -> None:
         """See Store."""
@@ -185,7 +205,7 @@ class PostgresStore:
 
     async def workers(self) -> list[WorkerRecord]:
         """See Store."""
-        return await self._state().pool.ask(read.workers)
+        return await self._state().pool.ask(lambda tx: read.workers(tx, self._lease_now()))
 
     # --- writing ------------------------------------------------------------------------------------------------------------
 
@@ -246,7 +266,7 @@ class PostgresStore:
         ask = claim.asked(request, self.now.given, self._lease_now())
         seen, empty = await self._see()
         found = await state.pool.ask(lambda tx: claim.look(tx, ask, seen, empty))
-        if not found.is_alive:
+        if not found.is_willing:
             return Claims([])
         next_expiry_at = found.next_expiry_at
         if not all(empty.values()):

@@ -17,8 +17,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from everstep.records import Micros, WorkerKey
-from everstep.stores import rules
+from everstep.records import Micros, Pulse, WorkerKey, WorkerProfile
+from everstep.stores import profiles, rules
 from everstep.stores.postgres.clock import LEASE_NOW, NOW
 from everstep.stores.postgres.pool import Tx
 
@@ -26,13 +26,14 @@ SEATS: Final = 0x45565354
 """The first half of the advisory locks that are seats; the second is the worker's key."""
 
 _ENLIST: Final = f"""
-INSERT INTO everstep.workers(worker_key, name, heartbeat, lease_seconds, schema_version)
-VALUES (nextval('everstep.worker_keys'), $2, {LEASE_NOW}, $3, $4) RETURNING worker_key
+INSERT INTO everstep.workers(worker_key, name, heartbeat, lease_seconds, enlisted_at, profile, schema_version)
+VALUES (nextval('everstep.worker_keys'), $2, {LEASE_NOW}, $3, $4, $5, $6) RETURNING worker_key
 """  # noqa: S608
 _MIN_VERSION: Final = "SELECT value FROM everstep.meta WHERE key = 'min_version'"
 _HEARTBEAT: Final = f"""
-UPDATE everstep.workers SET heartbeat = {LEASE_NOW} WHERE worker_key = $2 AND gone = '' RETURNING worker_key
+UPDATE everstep.workers SET heartbeat = {LEASE_NOW} WHERE worker_key = $2 AND gone = '' RETURNING draining
 """  # noqa: S608
+_DRAIN: Final = "UPDATE everstep.workers SET draining = true WHERE worker_key = $1 AND gone = '' RETURNING worker_key"
 _RETIRE: Final = f"""
 UPDATE everstep.workers SET gone = 'retired', gone_at = {LEASE_NOW} WHERE worker_key = $2 AND gone = ''
 """  # noqa: S608
@@ -41,10 +42,12 @@ _FORGET: Final = f"""
 DELETE FROM everstep.workers WHERE gone <> '' AND gone_at < {LEASE_NOW} - 86400
 AND NOT EXISTS (SELECT FROM everstep.runs WHERE runs.worker_key = workers.worker_key)
 """  # noqa: S608
-_NAME_IF_ALIVE: Final = "SELECT name FROM everstep.workers WHERE worker_key = $1 AND gone = '' FOR SHARE"
+_NAME_IF_WILLING: Final = """
+SELECT name FROM everstep.workers WHERE worker_key = $1 AND gone = '' AND NOT draining FOR SHARE
+"""
 # A CASE, because a lock must not be tried for where the seat means nothing.
 _SEEN: Final = f"""
-SELECT worker_key, name, heartbeat, lease_seconds, gone, {LEASE_NOW} AS lease_now,
+SELECT worker_key, name, heartbeat, lease_seconds, gone, draining, {LEASE_NOW} AS lease_now,
        CASE WHEN gone = '' AND seat = pg_postmaster_start_time()
             THEN pg_try_advisory_xact_lock($2, worker_key::int4) ELSE false END AS is_empty
 FROM everstep.workers
@@ -72,6 +75,7 @@ class Seen(Struct, frozen=True):
         heartbeat: Its last one, on the clock of leases.
         lease_seconds: How long it is trusted after that.
         gone: Why it is not alive; empty while it is.
+        is_draining: It takes nothing new.
         lease_now: The clock of leases, now.
         is_empty: Its seat is empty.
     """
@@ -81,6 +85,7 @@ class Seen(Struct, frozen=True):
     heartbeat: float
     lease_seconds: float
     gone: str
+    is_draining: bool
     lease_now: float
     is_empty: bool
 
@@ -90,9 +95,19 @@ class Seen(Struct, frozen=True):
         return rules.is_expired(self.heartbeat, self.lease_seconds, self.lease_now)
 
 
-async def enlist(tx: Tx, name: str, lease_seconds: float, lease_now: float | None, schema_version: int) -> WorkerKey:
+async def enlist(
+    tx: Tx,
+    name: str,
+    lease_seconds: float,
+    profile: WorkerProfile,
+    *,
+    lease_now: float | None,
+    enlisted_at: Micros,
+    schema_version: int,
+) -> WorkerKey:
     """Add a worker."""
-    (worker_key,) = await tx.one(_ENLIST, lease_now, name, lease_seconds, schema_version)
+    said = (enlisted_at, profiles.encode(profile), schema_version)
+    (worker_key,) = await tx.one(_ENLIST, lease_now, name, lease_seconds, *said)
     return int(worker_key)
 
 
@@ -113,9 +128,14 @@ async def stand_up(tx: Tx, worker_key: WorkerKey) -> None:
     await tx.fetch(_STAND_UP, SEATS, worker_key)
 
 
-async def heartbeat(tx: Tx, worker_key: WorkerKey, lease_now: float | None) -> bool:
+async def heartbeat(tx: Tx, worker_key: WorkerKey, lease_now: float | None) -> Pulse:
     """Renew, unless the worker is gone."""
-    return bool(await tx.fetch(_HEARTBEAT, lease_now, worker_key))
+    return profiles.pulse(await tx.fetch(_HEARTBEAT, lease_now, worker_key))
+
+
+async def drain(tx: Tx, worker_key: WorkerKey) -> bool:
+    """Ask a worker to leave, unless it is gone."""
+    return bool(await tx.fetch(_DRAIN, worker_key))
 
 
 async def retire(tx: Tx, worker_key: WorkerKey, lease_now: float | None) -> None:
@@ -124,9 +144,9 @@ async def retire(tx: Tx, worker_key: WorkerKey, lease_now: float | None) -> None
     await tx.fetch(_FORGET, lease_now)
 
 
-async def name_if_alive(tx: Tx, worker_key: WorkerKey) -> str | None:
+async def name_if_willing(tx: Tx, worker_key: WorkerKey) -> str | None:
     """The name of a worker, which stays alive until the transaction ends; None if it may not claim."""
-    found = await tx.fetch(_NAME_IF_ALIVE, worker_key)
+    found = await tx.fetch(_NAME_IF_WILLING, worker_key)
     return str(found[0][0]) if found else None
 
 

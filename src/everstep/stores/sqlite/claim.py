@@ -91,7 +91,7 @@ class Look(Struct, frozen=True):
 
 def look(ask: Ask, request: ClaimRequest, locks: WorkerLocks, now: Micros, monotonic: float) -> Look:
     """See whether a claim would find something. Two or three statements, no lock."""
-    name = workers.name_if_alive(ask, request.worker_key)
+    name = workers.name_if_willing(ask, request.worker_key)
     others = workers.others(ask, request.worker_key)
     proofs = [(each, workers.proof_of_death(each, locks, monotonic)) for each in others if not each.gone]
     died = [(each, why) for each, why in proofs if why]
@@ -105,7 +105,7 @@ def look(ask: Ask, request: ClaimRequest, locks: WorkerLocks, now: Micros, monot
 
 def claim(tx: Tx, request: ClaimRequest, died: Iterable[tuple[workers.Worker, rules.Why]]) -> tuple[Claims, list[WorkerKey]]:
     """Take what there is. Also returns whose worker rows were removed: the caller removes their lock files after the commit."""
-    name = workers.name_if_alive(tx.ask, request.worker_key)
+    name = workers.name_if_willing(tx.ask, request.worker_key)
     if name is None:
         return Claims([]), []
     for worker, why in died:

@@ -17,7 +17,7 @@ import weakref
 from pathlib import Path
 
 from everstep.errors import StoreUnavailable
-from everstep.records import WorkerKey
+from everstep.records import WorkerKey, WorkerLock
 
 if sys.platform == "win32":  # pragma: no cover
     import msvcrt
@@ -86,6 +86,12 @@ class WorkerLocks:
             return _lock(fd)
         finally:
             os.close(fd)
+
+    def state_of(self, worker_key: WorkerKey) -> WorkerLock:
+        """What people are told of the lock of a worker, of ours too."""
+        if worker_key in self._held:
+            return "held"
+        return "unknown" if not self._path(worker_key).exists() else "free" if self.is_free(worker_key) else "held"
 
     def forget(self, worker_key: WorkerKey) -> None:
         """Remove the file of a worker whose row is gone."""

@@ -10,10 +10,12 @@ from msgspec.structs import replace
 from everstep.blobs import MARK, Blob, hashes_in
 from everstep.journal import GENESIS, Entry
 from everstep.records import AttemptRecord, Message, RunKey, RunRecord, Status, WorkerKey, WorkerRecord
-from everstep.stores import rules
+from everstep.stores import profiles, rules
 from everstep.stores.base import RunFilter
 from everstep.stores.sqlite import rows
 from everstep.stores.sqlite.ask import Ask
+from everstep.stores.sqlite.clock import boot_id
+from everstep.stores.sqlite.oslock import WorkerLocks
 
 _RUN: Final = f"SELECT {rows.RUN}, {rows.CREATED_AND_OUTCOME} FROM runs WHERE run_id = ?"  # noqa: S608  # names of columns
 _RUN_BY_KEY: Final = f"SELECT {rows.RUN} FROM runs WHERE run_key = ?"  # noqa: S608
@@ -41,8 +43,9 @@ _UNREAD_RUNS: Final = (
 )
 _ATTEMPTS: Final = f"SELECT {rows.ATTEMPT} FROM attempts WHERE run_key = ? ORDER BY key"  # noqa: S608  # names of columns
 _WORKERS: Final = """
-SELECT worker_key, name, gone = '', lease_seconds, (SELECT count(*) FROM runs WHERE runs.worker_key = workers.worker_key)
-FROM workers WHERE gone = '' OR EXISTS (SELECT 1 FROM runs WHERE runs.worker_key = workers.worker_key) ORDER BY worker_key
+SELECT worker_key, name, gone = '', lease_seconds, (SELECT count(*) FROM runs WHERE runs.worker_key = workers.worker_key),
+       enlisted_at, heartbeat, draining, profile, boot_id FROM workers
+WHERE gone = '' OR EXISTS (SELECT 1 FROM runs WHERE runs.worker_key = workers.worker_key) ORDER BY worker_key
 """
 
 _LIST: Final = f"""
@@ -123,11 +126,23 @@ def attempts(ask: Ask, run_key: RunKey) -> list[AttemptRecord]:
     return list(map(rows.attempt_of, ask(_ATTEMPTS, (run_key,))))
 
 
-def workers(ask: Ask) -> list[WorkerRecord]:
+def workers(ask: Ask, locks: WorkerLocks, monotonic: float) -> list[WorkerRecord]:
     """All that are alive or still own runs; a dead one may have given back its last run itself, before anybody claimed it."""
+    here = boot_id()
     return [
-        WorkerRecord(worker_key=key, name=name, alive=bool(alive), lease_seconds=lease_seconds, run_count=count)
-        for key, name, alive, lease_seconds, count in ask(_WORKERS)
+        WorkerRecord(
+            worker_key=key,
+            name=name,
+            alive=bool(alive),
+            lease_seconds=lease_seconds,
+            run_count=count,
+            enlisted_at=enlisted_at,
+            silent_seconds=monotonic - heartbeat if boot == here else None,
+            draining=bool(draining),
+            lock=locks.state_of(key) if boot == here else "free",
+            profile=profiles.decode(profile),
+        )
+        for key, name, alive, lease_seconds, count, enlisted_at, heartbeat, draining, profile, boot in ask(_WORKERS)
     ]
 
 

@@ -39,7 +39,10 @@ CREATE TABLE workers(
     lease_seconds REAL NOT NULL,
     gone TEXT NOT NULL DEFAULT '',
     was_alone INTEGER NOT NULL DEFAULT 0,
-    schema_version INTEGER NOT NULL DEFAULT 1
+    schema_version INTEGER NOT NULL DEFAULT 1,
+    draining INTEGER NOT NULL DEFAULT 0,
+    enlisted_at INTEGER NOT NULL,
+    profile TEXT NOT NULL
 ) STRICT;
 
 CREATE TABLE runs(

@@ -20,7 +20,18 @@ from msgspec.structs import replace
 
 from everstep.errors import StoreUnavailable
 from everstep.journal import Entry
-from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, WorkerKey, WorkerRecord
+from everstep.records import (
+    NO_PROFILE,
+    AttemptRecord,
+    Message,
+    Micros,
+    Pulse,
+    RunKey,
+    RunRecord,
+    WorkerKey,
+    WorkerProfile,
+    WorkerRecord,
+)
 from everstep.stores import rules
 from everstep.stores.base import (
     ClaimRequest,
@@ -134,7 +145,7 @@ class SQLiteStore:
 
     # --- workers ------------------------------------------------------------------------------------------------------------
 
-    async def enlist(self, name: str, lease_seconds: float) -> WorkerKey:
+    async def enlist(self, name: str, lease_seconds: float, profile: WorkerProfile = NO_PROFILE) -> WorkerKey:
         """See Store."""
         state = self._state()
         locked: list[WorkerKey] = []
@@ -143,7 +154,8 @@ class SQLiteStore:
             min_version, known = workers.min_version(tx), len(self._migrations)
             if min_version > known:
                 raise refuse_worker(str(self.path), known, min_version)
-            worker_key = workers.enlist(tx, name, lease_seconds, self._monotonic(), known)
+            now = (self._monotonic(), self.now())
+            worker_key = workers.enlist(tx, name, lease_seconds, profile, now=now, schema_version=known)
             state.locks.hold(worker_key)
             locked.append(worker_key)
             return worker_key
@@ -159,9 +171,13 @@ class SQLiteStore:
         self._changes.join(worker_key)
         return worker_key
 
-    async def heartbeat(self, worker_key: WorkerKey) -> bool:
+    async def heartbeat(self, worker_key: WorkerKey) -> Pulse:
         """See Store."""
         return await self._state().writer.run(lambda tx: workers.heartbeat(tx, worker_key, self._monotonic()))
+
+    async def drain(self, worker_key: WorkerKey) -> bool:
+        """See Store."""
+        return await self._state().writer.run(lambda tx: workers.drain(tx, worker_key))
 
     async def retire(self, worker_key: WorkerKey) -> None:
         """See Store."""
@@ -174,7 +190,8 @@ class SQLiteStore:
 
     async def workers(self) -> list[WorkerRecord]:
         """See Store."""
-        return await self._read(read.workers)
+        locks = self._state().locks
+        return await self._read(lambda ask: read.workers(ask, locks, self._monotonic()))
 
     # --- writing ------------------------------------------------------------------------------------------------------------
 

@@ -11,21 +11,22 @@ from typing import Final
 
 from msgspec import Struct
 
-from everstep.records import WorkerKey
-from everstep.stores import rules
+from everstep.records import Micros, Pulse, WorkerKey, WorkerProfile
+from everstep.stores import profiles, rules
 from everstep.stores.sqlite.ask import Ask, only
 from everstep.stores.sqlite.clock import boot_id
 from everstep.stores.sqlite.oslock import WorkerLocks
 from everstep.stores.sqlite.transaction import Tx
 
 _ENLIST: Final = """
-INSERT INTO workers(name, boot_id, heartbeat, lease_seconds, schema_version) VALUES (?, ?, ?, ?, ?)
+INSERT INTO workers(name, boot_id, heartbeat, lease_seconds, enlisted_at, profile, schema_version) VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 _MIN_VERSION: Final = "SELECT value FROM meta WHERE key = 'min_version'"
-_HEARTBEAT: Final = "UPDATE workers SET heartbeat = ? WHERE worker_key = ? AND gone = ''"
+_HEARTBEAT: Final = "UPDATE workers SET heartbeat = ? WHERE worker_key = ? AND gone = '' RETURNING draining"
+_DRAIN: Final = "UPDATE workers SET draining = 1 WHERE worker_key = ? AND gone = ''"
 _RETIRE: Final = "UPDATE workers SET gone = ? WHERE worker_key = ? AND gone = ''"
 _OTHERS: Final = "SELECT worker_key, boot_id, heartbeat, lease_seconds, gone FROM workers WHERE worker_key <> ?"
-_NAME_IF_ALIVE: Final = "SELECT name FROM workers WHERE worker_key = ? AND gone = ''"
+_NAME_IF_WILLING: Final = "SELECT name FROM workers WHERE worker_key = ? AND gone = '' AND NOT draining"
 _BURY: Final = """
 UPDATE workers SET gone = ?2, was_alone = (
     SELECT count(*) = 1 FROM (SELECT 1 FROM runs WHERE runs.worker_key = workers.worker_key LIMIT 2))
@@ -52,15 +53,24 @@ def min_version(tx: Tx) -> int:
     return int(only(tx.execute(_MIN_VERSION))[0])
 
 
-def enlist(tx: Tx, name: str, lease_seconds: float, monotonic: float, schema_version: int) -> WorkerKey:
-    """Add a worker. The caller takes its lock before it commits."""
-    tx.execute(_ENLIST, (name, boot_id(), monotonic, lease_seconds, schema_version))
+def enlist(
+    tx: Tx, name: str, lease_seconds: float, profile: WorkerProfile, *, now: tuple[float, Micros], schema_version: int
+) -> WorkerKey:
+    """Add a worker; ``now`` is monotonic and by the store's clock. The caller takes its lock before it commits."""
+    monotonic, enlisted_at = now
+    said = (enlisted_at, profiles.encode(profile), schema_version)
+    tx.execute(_ENLIST, (name, boot_id(), monotonic, lease_seconds, *said))
     return tx.last_id()
 
 
-def heartbeat(tx: Tx, worker_key: WorkerKey, monotonic: float) -> bool:
+def heartbeat(tx: Tx, worker_key: WorkerKey, monotonic: float) -> Pulse:
     """Renew, unless the worker is gone."""
-    tx.execute(_HEARTBEAT, (monotonic, worker_key))
+    return profiles.pulse(tx.execute(_HEARTBEAT, (monotonic, worker_key)).fetchall())
+
+
+def drain(tx: Tx, worker_key: WorkerKey) -> bool:
+    """Ask a worker to leave, unless it is gone."""
+    tx.execute(_DRAIN, (worker_key,))
     return tx.changes() == 1
 
 
@@ -75,9 +85,9 @@ def forget(tx: Tx) -> list[WorkerKey]:
     return [worker_key for (worker_key,) in tx.execute(_FORGET).fetchall()]
 
 
-def name_if_alive(ask: Ask, worker_key: WorkerKey) -> str | None:
+def name_if_willing(ask: Ask, worker_key: WorkerKey) -> str | None:
     """The name of a worker; None if it may not claim."""
-    row = ask(_NAME_IF_ALIVE, (worker_key,)).fetchone()
+    row = ask(_NAME_IF_WILLING, (worker_key,)).fetchone()
     return None if row is None else str(row[0])
 
 
