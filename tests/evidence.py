@@ -1,5 +1,5 @@
 """
-How much is tried: less in every test run, more in ``make proof``. What was tried is counted, and shown at the end of the session.
+How much is tried: less in every test run, more in ``make proof``. What was tried is counted, and shown when the session ends.
 
 ``make proof`` writes the counts to a file; ``docs/explanation/evidence.md`` is made from it and never written by hand.
 """

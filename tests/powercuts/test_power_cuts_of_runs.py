@@ -11,6 +11,7 @@ import asyncio
 import random
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -66,7 +67,7 @@ async def move(number: int) -> str:
     return await told(f"{number} by {by}")
 
 
-WORKFLOWS = [setup, told, move]
+WORKFLOWS: list[es.Workflow[..., Any]] = [setup, told, move]
 NAMES = [f"move-{number}" for number in range(RUNS)]
 
 
