@@ -106,7 +106,7 @@ class ValueCodec(Generic[T]):
         # The fast reader failed and knows no path of ours. The slow one is the truth; it fails at the same place or succeeds.
         name = self._compiled().name
         try:
-            return self._compiled().unpack(parse(data, deep=True))
+            return self._compiled().unpack(parse(data))
         except Refusal as refusal:
             raise undecodable(refusal, self._root, name) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as again:
@@ -169,17 +169,18 @@ def result_codec(function: Callable[..., Any], *, max_bytes: int = VALUE_BYTES_M
 def reader(node: Node) -> Callable[[Any], Any]:
     """From JSON bytes to a value of this type."""
     if node.endless:
-        return lambda data: node.unpack(parse(data, deep=True))
+        return lambda data: node.unpack(parse(data))
     if node.native is not None:
         return cast(Callable[[Any], Any], msgspec.json.Decoder(node.native).decode)
     unpack = node.unpack
     return lambda data: unpack(_DECODE(data))
 
 
-def parse(data: Any, *, deep: bool) -> Any:
-    """JSON bytes to wire form; with ``deep``, refuses what nests deeper than any value may."""
+def parse(data: Any) -> Any:
+    """JSON bytes to wire form; refuses what nests deeper than any value may."""
     wire: Any = _DECODE(data)
-    if deep and _openings(bytes(data)) > _WIRE_DEPTH_MAX and _is_deeper(wire, _WIRE_DEPTH_MAX):
+    # Each level takes two bytes, so what is short is not deep.
+    if len(data) > 2 * _WIRE_DEPTH_MAX and _openings(bytes(data)) > _WIRE_DEPTH_MAX and _is_deeper(wire, _WIRE_DEPTH_MAX):
         raise Refusal(f"nested deeper than {DEPTH_MAX} levels")
     return wire
 

@@ -10,8 +10,7 @@ never takes an entry back, and never makes two for one version.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from msgspec import Struct
@@ -126,7 +125,7 @@ class Execution:
         self._undrained: list[Input] = []
         self.held_count = 0
         self._held: _Part | None = None
-        self._patches: deque[set[str]] = deque()
+        self._patches: Iterator[set[str]] = iter(())
         self._payload = Payload()
 
     @property
@@ -137,10 +136,11 @@ class Execution:
     @property
     def must_activate(self) -> bool:
         """The code has something to do although nothing new arrived: it has not begun, or an entry left it inputs."""
-        waiting = any(not isinstance(event, AUDIT) for event in self._undrained)
+        program = self.program
         # Of a run that was given up and is here all the same, a saga has to be told that it may go on.
-        waiting = waiting or self.program.ending is not None
-        return waiting or not self.program.has_begun
+        if program.ending is not None or not program.has_begun:
+            return True
+        return bool(self._undrained) and any(not isinstance(event, AUDIT) for event in self._undrained)
 
     @property
     def deadline_at(self) -> Micros | None:
@@ -189,8 +189,8 @@ class Execution:
                 version=entries[0].version,
             )
         begin, is_partial = self._take_over(entries, events, shared, thoroughly=thoroughly)
-        self._patches = deque(patches_by_segment(events[begin:]))
-        self.program.patches.learn(self._patches.popleft())
+        self._patches = iter(patches_by_segment(events[begin:]))
+        self.program.patches.learn(next(self._patches))
         for entry, each in zip(entries[begin:], events[begin:], strict=True):
             self._replay_entry(entry, each, is_partial=is_partial)
             is_partial = False
@@ -230,7 +230,7 @@ class Execution:
             self._replay_part(entry, before, ending=after[0][0] if after else None)
         for number, (cut, part) in enumerate(after, 1):
             self._begin_segment(cut)
-            self.program.patches.learn(self._patches.popleft())
+            self.program.patches.learn(next(self._patches))
             if number == CUTS_PER_ENTRY:
                 self._undrained.extend(_inputs(part))
             else:
@@ -299,7 +299,8 @@ class Execution:
             self._hold(part)
             # A base whose payload is not in its last part could not be read by itself.
             part, self._held = replace(self._held, is_base=part.is_base and not self._workflow.is_pipeline), None
-        entry = self._seal(part.events, part.at, drained=True)
+        entry = self._entry_of(part.events, part.at, drained=True)
+        self._stand_after(entry)
         self._at, self.held_count = max(last_at, self._at), 0
         return Activation(entry, part.commands, part.ending, part.not_before, part.closed, part.is_base)
 
@@ -362,11 +363,6 @@ class Execution:
         timers = self.program.timers
         fired = [event.key for event in inputs if isinstance(event, TimerFired)]
         return max((timers[key].event.due_at for key in fired if key in timers), default=None)
-
-    def _seal(self, events: Sequence[Event], at: Micros, *, drained: bool) -> Entry:
-        entry = self._entry_of(events, at, drained=drained)
-        self._stand_after(entry)
-        return entry
 
     def _entry_of(self, events: Sequence[Event], at: Micros, *, drained: bool) -> Entry:
         version = self.version + 1

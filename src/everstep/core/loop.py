@@ -38,6 +38,10 @@ from everstep.errors import Evicted, UsageError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+# Before 3.12 the public one is written in Python, and asks for what is known here: which loop.
+_task_of: Callable[[asyncio.AbstractEventLoop], asyncio.Task[Any] | None] = (
+    tasks.current_task if sys.version_info >= (3, 12) else vars(tasks)["_current_tasks"].get
+)
 _Host: TypeAlias = tuple[asyncio.AbstractEventLoop | None, asyncio.Task[Any] | None, Any]
 
 CLOSE_ATTEMPTS = 16
@@ -351,7 +355,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def _enter(self) -> _Host:
         """Make this the running loop, and return what stepped aside for it."""
         loop = events._get_running_loop()
-        task = None if loop is None else tasks.current_task(loop)
+        task = None if loop is None else _task_of(loop)
         if loop is not None and task is not None:
             tasks._leave_task(loop, task)
         events._set_running_loop(self)
@@ -425,7 +429,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         Raises:
             UsageError: It was made in a way that gives it no place in the journal.
         """
-        task = tasks.current_task(self)
+        task = _task_of(self)
         if task is None or isinstance(task, ReplayTask):
             return task
         raise UsageError(

@@ -18,7 +18,6 @@ import sys
 from asyncio import CancelledError, tasks
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from hashlib import blake2b
 from random import Random
 from typing import Any, TypeVar, assert_never
@@ -100,6 +99,7 @@ _NEVER = StepScheduled("", "", NO_PAYLOAD, "")
 _NO_CHILD = ChildStarted("", "", "", NO_PAYLOAD, "")
 """What code is given to wait for that cannot be unwound."""
 _DEFAULTS = ChildOptions()
+_ENDS_OF_CHILDREN = (ChildSucceeded, ChildFailed, ChildRefused)
 _TIMER_SECONDS_MAX = 100 * 365.25 * 86400
 """A century: longer than any machine, shorter than what overflows a calendar in year 9999."""
 
@@ -125,7 +125,47 @@ class Program:
         undoing: What its sagas are at.
         requests: Those that were accepted.
         is_discreet: What users wrote is not to be logged.
+        has_begun: The workflow function has been called.
     """
+
+    # Declared, because a class with more than thirty attributes gets no other compact form from CPython: 1.5 KB per run.
+    __slots__ = (
+        "_at",
+        "_expected",
+        "_is_cut_short",
+        "_ledger",
+        "_mailbox",
+        "_main",
+        "_random",
+        "_salt",
+        "_states",
+        "_stopped_children",
+        "_timer_keys",
+        "_was_told_to_stop",
+        "cancel_requested",
+        "child_options",
+        "children",
+        "cursor",
+        "divergence",
+        "ending",
+        "family",
+        "has_begun",
+        "is_discreet",
+        "issued",
+        "loop",
+        "milestone_count",
+        "operations",
+        "patches",
+        "recoveries",
+        "requests",
+        "run_id",
+        "start",
+        "step",
+        "timers",
+        "undoing",
+        "version",
+        "workflow",
+    )
 
     def __init__(
         self, workflow: Workflow[..., Any], run_id: str, start: Start | None = None, ledger: Ledger | None = None
@@ -164,6 +204,8 @@ class Program:
         self._at: Micros = 0
         self._was_told_to_stop = False
         self._main: asyncio.Task[Any] | None = None
+        self.has_begun = False
+        self._random: Random | None = None
         self._stopped_children: set[str] = set()
         self._is_cut_short = False
         if ledger is not None:
@@ -257,6 +299,7 @@ class Program:
         assert self.start is not None, "a journal begins with RunCreated"
         args, kwargs = self.workflow.arguments.decode(self.start.args)
         self._main = self.loop.create_main_task(self.workflow.function(*args, **kwargs))
+        self.has_begun = True
         if self.cancel_requested is not None:
             self._stop()  # It is not called at all.
 
@@ -315,7 +358,7 @@ class Program:
     # --- inputs -----------------------------------------------------------------------------------------------------------
 
     def _apply(self, event: Input) -> None:
-        if isinstance(event, ChildSucceeded | ChildFailed | ChildRefused):
+        if isinstance(event, _ENDS_OF_CHILDREN):
             self.family.pop(event.key, None)
         match event:
             case StepCompleted(key, result) | ChildSucceeded(key, result):
@@ -652,15 +695,12 @@ class Program:
         """Whether what happens now has happened before."""
         return self._expected is not None
 
-    @cached_property
+    @property
     def random(self) -> Random:
         """Seeded by the run: the same numbers on every replay. Made at first use: most runs never ask."""
-        return Random(self._salt.hex())
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the workflow function has been called."""
-        return self._main is not None
+        if self._random is None:
+            self._random = Random(self._salt.hex())
+        return self._random
 
     @property
     def maybe(self) -> bool:
