@@ -106,6 +106,8 @@ class Desk:
         has_received: There has been a request at all.
     """
 
+    __slots__ = ("_handlers", "_open", "_program", "_waiting", "_waits", "has_received", "was_disturbed")
+
     def __init__(self, program: Teller) -> None:
         self._program = program
         self._handlers: dict[str, Handler] = {}

@@ -111,6 +111,24 @@ class Execution:
         held_count: Outcomes of steps that are held and written later.
     """
 
+    __slots__ = (
+        "_at",
+        "_hash",
+        "_held",
+        "_patches",
+        "_payload",
+        "_undrained",
+        "_workflow",
+        "epoch",
+        "held_count",
+        "keeper",
+        "program",
+        "recoveries",
+        "run_id",
+        "run_key",
+        "version",
+    )
+
     def __init__(self, workflow: Workflow[..., Any], run_key: RunKey, run_id: str, payloads: Payloads = PLAIN) -> None:
         self.run_key = run_key
         self.run_id = run_id

@@ -66,6 +66,8 @@ class ReplayFuture(asyncio.Future[T]):
     """A future that hashes alike on every replay."""
 
     _loop: DeterministicLoop  # pyright: ignore[reportIncompatibleMethodOverride]  # C's attribute is read-only
+    __slots__ = ("_hash",)
+
     carries_result = False
 
     def __init__(self, *, loop: DeterministicLoop) -> None:

@@ -16,6 +16,8 @@ from everstep.events import SignalReceived
 class Mailbox:
     """See the module."""
 
+    __slots__ = ("_count", "_mail", "_waits")
+
     def __init__(self) -> None:
         self._mail: dict[str, deque[tuple[int, SignalReceived]]] = {}
         self._waits: dict[str, deque[SignalWait]] = {}

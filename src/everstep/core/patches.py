@@ -19,6 +19,8 @@ from everstep.events import Event, PatchApplied, RunContinued
 class Patches:
     """See the module."""
 
+    __slots__ = ("_answers",)
+
     def __init__(self) -> None:
         self._answers: dict[str, bool] = {}
 

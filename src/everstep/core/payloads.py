@@ -33,6 +33,8 @@ class PipelineArgs(Struct, frozen=True):
 class Payload:
     """The payload while a journal is read or written, in order."""
 
+    __slots__ = ("_chain", "_has_result", "_last")
+
     def __init__(self) -> None:
         self._chain: Chain | None = None
         self._last: Raw = NO_PAYLOAD

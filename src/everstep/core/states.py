@@ -16,6 +16,8 @@ from everstep.events import StatePublished
 class States:
     """See the module."""
 
+    __slots__ = ("_recorded", "_values")
+
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}
         self._recorded: dict[str, Chain] = {}

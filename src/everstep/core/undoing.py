@@ -37,6 +37,8 @@ class OpenSaga(Protocol):
 class Undoing:
     """See the module. One per program."""
 
+    __slots__ = ("_began", "_decisions", "_given_up", "_is_shut", "_last_place", "_open", "_program", "_record", "_told")
+
     def __init__(self, program: Program, record: Callable[[CommandEvent], object], is_shut: Callable[[], bool]) -> None:
         self._program = program
         self._record = record

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class Operation(ReplayFuture[Any]):
     """A step or child run that the code asked for, as the future that it awaits."""
 
+    __slots__ = ("_program", "args", "definition", "event", "recoveries", "stopping")
+
     carries_result = True
 
     def __init__(self, program: Program, event: StepScheduled | ChildStarted, call: Call[Any], args: bytes = b"") -> None:

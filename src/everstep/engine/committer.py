@@ -78,7 +78,7 @@ class Committer:
     async def _flush(self) -> None:
         try:
             while self._pending:
-                batch, self._pending = take_group(self._pending)
+                batch, self._pending = (self._pending, []) if len(self._pending) == 1 else take_group(self._pending)
                 outcomes = await self._commit([write for write, _ in batch])
                 for (_, done), outcome in zip(batch, outcomes, strict=True):
                     done(outcome)
@@ -105,7 +105,8 @@ class Committer:
                     logger.exception("run %s: the store failed %d times to write an entry", run_key_of(writes[0]), fault_count)
                     return [Refused(f"the store failed to write it: {type(error).__name__}: {error}")]
             else:
-                self.note_back("commit")
+                if self._away:
+                    self.note_back("commit")
                 return outcomes
             await asyncio.sleep(delay * (0.5 + self._random.random()))
             delay = min(delay * 2, BACKOFF_SECONDS_MAX)

@@ -65,6 +65,7 @@ ENTRY_BYTES_MAX = 256 << 20
 LIST_LIMIT_MAX = 1000
 
 Why: TypeAlias = str
+_OWNERLESS = frozenset(status for status in Status if status is Status.PAUSED or status.is_at_rest)
 KILLED: Why = "killed"
 LEASE_EXPIRED: Why = "lease expired"
 REBOOTED: Why = "rebooted"
@@ -76,9 +77,7 @@ RETIRED: Why = "retired"
 
 def frees(write: Write) -> bool:
     """Nobody owns the run once this write has landed."""
-    if isinstance(write, Append) and (write.status is Status.PAUSED or write.status.is_at_rest):
-        return True
-    return write.release
+    return write.release or (write.status in _OWNERLESS and isinstance(write, Append))
 
 
 def wake_after(write: Write, now: Micros) -> Micros | None:

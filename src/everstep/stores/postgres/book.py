@@ -261,7 +261,7 @@ class Book:
     async def _insert_runs(self, pages: Sequence[Page]) -> None:
         lines = [
             (
-                *(run.run_key, run.run_id, run.workflow, run.code_version, run.status.value, run.epoch, run.worker_key),
+                *(run.run_key, run.run_id, run.workflow, run.code_version, run.status, run.epoch, run.worker_key),
                 *(run.wake_at, page.claimed_version, run.created_at, run.deaths, run.max_recoveries, run.inbox_seq),
                 *(run.inbox_done, run.parent_key, run.parent_command, run.refused_by, run.base, page.forked_from),
                 *(run.on_parent_close, run.family, run.pinned),
@@ -275,7 +275,7 @@ class Book:
     async def _insert_entries(self, pages: Iterable[Page]) -> None:
         lines = [
             (
-                *(entry.run_key, entry.version, entry.epoch, entry.at, cursor, entry.drained, status.value, step, entry.hash),
+                *(entry.run_key, entry.version, entry.epoch, entry.at, cursor, entry.drained, status, step, entry.hash),
                 entry.events.decode(),
             )
             for page in pages
@@ -292,7 +292,7 @@ class Book:
     async def _update_runs(self, pages: Sequence[Page]) -> None:
         lines = [
             (
-                *(run.run_key, run.status.value, run.epoch, run.worker_key, run.wake_at, page.claimed_version, run.deaths),
+                *(run.run_key, run.status, run.epoch, run.worker_key, run.wake_at, page.claimed_version, run.deaths),
                 *(run.inbox_seq, run.inbox_done, run.refused_by, run.base),
             )
             for page in pages

@@ -192,7 +192,7 @@ async def full(tx: Tx, batch: Sequence[Append], given: Micros | None, channel: s
 def _entry_values(write: Append) -> Effect:
     entry = write.entry
     return (
-        *(entry.run_key, entry.version, entry.epoch, entry.at, write.cursor, entry.drained, write.status.value, write.step),
+        *(entry.run_key, entry.version, entry.epoch, entry.at, write.cursor, entry.drained, write.status, write.step),
         *(entry.hash, entry.events.decode(), write.worker_key, write.not_before),
     )
 

@@ -160,7 +160,7 @@ def _append(
     write.insert_unasked(tx, entry)
     refused_by = "" if status.is_at_rest else run.refused_by
     numbers = (entry.run_key, entry.version, entry.hash, entry.epoch, at)
-    tx.execute(_TAKE, (*numbers, status.value, worker_key, deaths, refused_by, status.is_at_rest))
+    tx.execute(_TAKE, (*numbers, status, worker_key, deaths, refused_by, status.is_at_rest))
     return replace(
         run,
         status=status,

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -207,11 +208,11 @@ class SQLiteStore:
         """See Store."""
         writer = self._state().writer
         try:
-            outcomes = await writer.run(lambda tx: write.land_all(tx, batch))
+            outcomes = await writer.run(partial(write.land_all, batch=batch))
         except (StoreUnavailable, *faults.OF_ONE_WRITE) as error:
             if not faults.blames_one_write(error):
                 raise
-            outcomes = await writer.run(lambda tx: write.land_each(tx, batch))
+            outcomes = await writer.run(partial(write.land_each, batch=batch))
         for each, outcome in zip(batch, outcomes, strict=True):
             if rules.is_news(each) and isinstance(outcome, Landed):
                 self._changes.mark(each.worker_key)

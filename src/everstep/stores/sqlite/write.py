@@ -154,7 +154,7 @@ def _insert_run(
             new.run_id,
             new.workflow,
             new.code_version,
-            status.value,
+            status,
             first.hash,
             first.epoch,
             worker_key,
@@ -255,7 +255,7 @@ def _insert_next(tx: Tx, write: Append, *, must_be_consumed: bool) -> bool:
         tx.execute(_INSERT_NEXT, values)
     if tx.changes() != 1:
         return False
-    after = (entry.run_key, entry.version, entry.hash, entry.at, write.status.value, write.step, write.cursor)
+    after = (entry.run_key, entry.version, entry.hash, entry.at, write.status, write.step, write.cursor)
     if write.consumed:
         tx.execute(_ADVANCE_AND_CONSUME, (*after, write.consumed))
     else:
@@ -325,7 +325,7 @@ def _keep_blobs(tx: Tx, entry: Entry) -> None:
 def _give_back(tx: Tx, write: Write, run_key: RunKey, now: Micros) -> None:
     (refused_by,) = only(tx.execute(_REFUSED_BY, (run_key,)))
     after = (rules.wake_after(write, now), rules.refused_after(refused_by, write), write.status.is_at_rest)
-    tx.execute(_GIVE_BACK, (run_key, write.status.value, *after))
+    tx.execute(_GIVE_BACK, (run_key, write.status, *after))
 
 
 def _keep_attempts(tx: Tx, run_key: RunKey, attempts: Sequence[AttemptRecord], settled: Sequence[str]) -> None:
@@ -347,7 +347,7 @@ def settle(tx: Tx, settlement: Settlement) -> RunRecord | None:
     at, is_at_rest = max(run.updated_at, tx.now()), settlement.status.is_at_rest
     entry = seal_bytes(run.hash, run.run_key, run.version + 1, run.epoch + 1, at, False, settlement.events, keep_whole=True)
     insert_unasked(tx, entry)
-    after = (entry.run_key, entry.version, entry.hash, entry.epoch, at, settlement.status.value, settlement.wake_at)
+    after = (entry.run_key, entry.version, entry.hash, entry.epoch, at, settlement.status, settlement.wake_at)
     tx.execute(_SETTLE, (*after, is_at_rest))
     if is_at_rest:
         tx.execute(_DROP_ATTEMPTS, (run.run_key,))
