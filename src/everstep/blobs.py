@@ -37,6 +37,7 @@ from everstep.events import (
     NoteRecorded,
     RequestAnswered,
     RequestReceived,
+    RunContinued,
     SignalReceived,
     StatePublished,
     StepCompleted,
@@ -62,6 +63,7 @@ FIELDS: Final[Mapping[type[Any], str]] = {
     NoteRecorded: "value",
     RequestReceived: "value",
     RequestAnswered: "result",
+    RunContinued: "states",
 }
 _read_members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -121,7 +123,8 @@ def _detached(event: Event, run_key: RunKey, blobs: dict[bytes, Blob]) -> Event:
     field = FIELDS.get(type(event))
     if field is None:
         return event
-    value = bytes(getattr(event, field))
+    held = getattr(event, field)
+    value = _encode(held) if isinstance(held, dict) else bytes(held)
     if len(value) < BLOB_BYTES_MIN:
         return event
     refs: list[BlobRef] = []
@@ -132,13 +135,15 @@ def _detached(event: Event, run_key: RunKey, blobs: dict[bytes, Blob]) -> Event:
         refs.append(BlobRef(field, member, blob.hash.hex(), len(data)))
         return NO_PAYLOAD
 
-    left = _without_large_members(value, take_out) if field == "args" else None
+    left = _without_large_members(value, take_out) if field in ("args", "states") else None
+    if isinstance(held, dict):
+        return event if left is None else replace(event, **{field: _read_members(left), "blobs": tuple(refs)})
     left = take_out("", value) if left is None else left
     return replace(event, **{field: left, "blobs": tuple(refs)})
 
 
 def _without_large_members(value: bytes, take_out: Any) -> Raw | None:
-    """Arguments one by one: each may be the result of a step. None if it is their number that makes them large."""
+    """Each by itself: an argument may be the result of a step. None if it is their number that makes them large."""
     if value[:1] != b"{":
         return None
     members = _read_members(value)
@@ -153,13 +158,17 @@ def _attached(event: Event, run_key: RunKey, found: Mapping[bytes, bytes]) -> Ev
         data = _checked(ref, run_key, found)
         if FIELDS.get(type(event)) != ref.field:
             raise BadBlob(f"{type(event).__name__} has no field {ref.field!a} that stands elsewhere")
-        if ref.member:
-            members = _read_members(bytes(getattr(event, ref.field)))
-            if ref.member not in members:
-                raise BadBlob(f"there is no argument {ref.member!a}")
-            data = _encode({**members, ref.member: Raw(data)})
-        event = replace(event, **{ref.field: Raw(data)})
+        event = _with_member(event, ref, data) if ref.member else replace(event, **{ref.field: Raw(data)})
     return replace(event, blobs=()) if event.blobs else event
+
+
+def _with_member(event: Event, ref: BlobRef, data: bytes) -> Event:
+    held: dict[str, Raw] | Raw = getattr(event, ref.field)
+    members = held if isinstance(held, dict) else _read_members(bytes(held))
+    if ref.member not in members:
+        raise BadBlob(f"there is no argument {ref.member!a}")
+    whole = {**members, ref.member: Raw(data)}
+    return replace(event, **{ref.field: whole if isinstance(held, dict) else Raw(_encode(whole))})
 
 
 def _checked(ref: BlobRef, run_key: RunKey, found: Mapping[bytes, bytes]) -> bytes:

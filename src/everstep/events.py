@@ -449,7 +449,8 @@ class RunContinued(_Event, frozen=True, kw_only=True, gc=False):
 
     It says all that replaying the segment needs, so that nothing before it has to be read. Inputs that follow it in the same
     entry are carried over: they had arrived, and the code had not taken them. ``of_result``: the arguments are the payload that
-    the last step returned, and the segment's number.
+    the last step returned, and the segment's number. ``states``: what the run has published by then, whole, by name; so it can
+    still be read from outside when the segments before are pruned.
     """
 
     segment: int
@@ -462,6 +463,7 @@ class RunContinued(_Event, frozen=True, kw_only=True, gc=False):
     maybe: bool = False
     of_result: bool = False
     relaxed: Relaxed | None = None
+    states: dict[str, Raw] = {}
 
 
 class RunPaused(_Event, frozen=True, gc=False):

@@ -16,7 +16,7 @@ from everstep.core.payloads import read_events
 from everstep.core.reuse import Ledger
 from everstep.errors import CorruptJournal
 from everstep.events import Event, RunCreated, RunForked
-from everstep.journal import Entry, Reader, verify_chain
+from everstep.journal import Entry, Reader, has_version, verify_chain
 from everstep.records import Micros, RunRecord
 from everstep.stores.base import Store
 
@@ -62,7 +62,7 @@ async def _adopted(store: Store, first: Sequence[Event], at: Micros, reader_of: 
         case _:
             return None
     entries = await store.load(fork.run_key, fork.version)
-    if len(entries) != fork.version:
+    if not has_version(entries, fork.version):
         raise CorruptJournal(
             f"run {created.run_id} is a fork of run {fork.run_id} at version {fork.version}, and that history is not in the "
             "store. Nothing was executed. Restore it from a backup, or start the run anew.",

@@ -5,6 +5,9 @@ The hash chain: how entries are sealed, and how a journal proves that nothing in
 
 Every number is eight bytes, so no two different entries give the same input. The first entry follows 32 zero bytes. The chain
 tells that history was altered by a fault or by somebody who did not recompute it; it is no signature.
+
+Closed segments may have been pruned. Then the first entry is left, a gap, and the entries from some cut on; the first of these
+brings along the hash of the one before it, its *anchor*, and the chain is verified from there.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class Entry(Struct, frozen=True, gc=False):
         events: JSON, exactly as hashed.
         hash: 32 bytes.
         blobs: Large payloads that ``events`` refers to by their hashes.
+        anchor: Hash of the entry before, if that one was pruned; else nothing.
     """
 
     run_key: RunKey
@@ -48,6 +52,7 @@ class Entry(Struct, frozen=True, gc=False):
     events: bytes
     hash: bytes
     blobs: tuple[Blob, ...] = ()
+    anchor: bytes = b""
 
     def decoded(self) -> list[Event]:
         """Its events as values."""
@@ -97,7 +102,7 @@ def verify_chain(
     """Check a journal, from its first entry or from any that the hash of the one before is known of.
 
     Args:
-        entries: In order, without gaps.
+        entries: In order, without gaps, but for what was pruned after the first.
         run_key: The run that they must belong to.
         run_id: Its name, for the error.
         head: The hash that the run itself records for its newest entry; None if not known.
@@ -108,6 +113,8 @@ def verify_chain(
     """
     version, at = None if previous != GENESIS else 0, 0
     for entry in entries:
+        if entry.anchor and version == 1 and entry.version > 2:
+            previous, version = entry.anchor, entry.version - 1
         version = entry.version if version is None else version + 1
         expected = entry_hash(previous, run_key, version, entry.epoch, entry.at, entry.drained, entry.events)
         if entry.version != version or entry.run_key != run_key or entry.hash != expected or entry.at < at:
@@ -115,6 +122,25 @@ def verify_chain(
         previous, at = entry.hash, entry.at
     if head is not None and previous != head:
         raise _corrupt(run_id, version or 0, head, previous)
+
+
+def has_version(entries: Sequence[Entry], version: int) -> bool:
+    """Whether the entry of this version is there: it was made, and not pruned."""
+    return any(entry.version == version for entry in entries)
+
+
+def up_to(entries: Sequence[Entry], version: int) -> Sequence[Entry]:
+    """A journal as it was after a version, without what has been pruned."""
+    return [entry for entry in entries if entry.version <= version]
+
+
+def versions_of(entries: Sequence[Entry]) -> str:
+    """Which versions there are, in words."""
+    newest = entries[-1].version if entries else 0
+    kept = entries[1].version if len(entries) > 1 else newest
+    if kept > 2:
+        return f"its versions are 1 and {kept} to {newest}: 2 to {kept - 1} were pruned, with the segments that they belong to"
+    return f"its versions are 1 to {newest}"
 
 
 class Reader(Protocol):

@@ -7,7 +7,8 @@ A journal as a file: what leaves one store to be replayed, looked at or kept els
 
 One line of JSON for each entry, oldest first, so that a person can read it and ``diff`` it. The events stand in it byte by byte
 as they were hashed: whoever formats the file anew breaks the chain, and is told so. Large payloads follow them in ``blobs``, by
-their hashes. The number after ``journal`` is the version of this format. A file may hold several journals, one after the other.
+their hashes; ``anchor`` is the hash of the entry before, where that one was pruned. The number after ``journal`` is the version
+of this format. A file may hold several journals, one after the other.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class _Line(Struct, frozen=True, omit_defaults=True):
     hash: str
     events: Raw
     blobs: dict[str, Raw] = {}
+    anchor: str = ""
 
 
 def save_journal(path: str | os.PathLike[str], entries: Iterable[Entry]) -> None:
@@ -88,7 +90,8 @@ def dump_journal(entries: list[Entry]) -> Iterator[bytes]:
         yield msgspec.json.encode(_Head(FORMAT, run_id, entries[0].run_key)) + b"\n"
     for entry in entries:
         blobs = {blob.hash.hex(): Raw(blob.data) for blob in entry.blobs}
-        line = _Line(entry.version, entry.epoch, entry.at, entry.drained, entry.hash.hex(), Raw(entry.events), blobs)
+        hashes, events = (entry.hash.hex(), entry.anchor.hex()), Raw(entry.events)
+        line = _Line(entry.version, entry.epoch, entry.at, entry.drained, hashes[0], events, blobs, hashes[1])
         yield msgspec.json.encode(line) + b"\n"
 
 
@@ -134,11 +137,11 @@ def _head(line: bytes, name: str, number: int) -> _Head:
 def _entry(head: _Head, line: bytes, name: str, number: int) -> Entry:
     try:
         read = msgspec.json.decode(line, type=_Line)
-        digest = bytes.fromhex(read.hash)
+        digest, anchor = bytes.fromhex(read.hash), bytes.fromhex(read.anchor)
         blobs = tuple(Blob(bytes.fromhex(each), bytes(data)) for each, data in read.blobs.items())
     except ValueError as error:  # msgspec's own errors are ValueErrors too
         raise _unreadable(name, number, error) from error
-    return Entry(head.run_key, read.version, read.epoch, read.at, read.drained, bytes(read.events), digest, blobs)
+    return Entry(head.run_key, read.version, read.epoch, read.at, read.drained, bytes(read.events), digest, blobs, anchor)
 
 
 def _unreadable(name: str, number: int, error: Exception) -> UsageError:

@@ -41,7 +41,7 @@ from everstep.events import (
     StepScheduled,
 )
 from everstep.ids import check_run_id, new_run_id
-from everstep.journal import Entry, Reader, verify_chain
+from everstep.journal import Entry, Reader, has_version, up_to, verify_chain, versions_of
 from everstep.payloads import Payloads
 from everstep.records import Message, Micros, RunRecord, Status, UndoRecord
 from everstep.stores.base import Created, NewRun, Settlement, Store
@@ -304,14 +304,15 @@ async def fork(runs: Runs, run_id: str, request: Fork, by: By) -> str:
     verify_chain(entries, run_key=run.run_key, run_id=run.run_id)
     reader = runs.payloads.keeper(run.run_id)
     version, edits = place_of(run, entries, request, reader)
-    if has_compensated(_verified(runs, entries[:version], run)):
+    shared = up_to(entries, version)
+    if has_compensated(_verified(runs, shared, run)):
         raise _illegal(run, f"forked at version {version}", "Its steps have been undone by then: fork it before that.")
-    created = _created_at_version(run, entries[:version], runs.store.now(), request, reader)
+    created = _created_at_version(run, shared, runs.store.now(), request, reader)
     forked = RunForked(
         run_id=run.run_id,
         run_key=run.run_key,
         version=version,
-        hash=entries[version - 1].hash.hex(),
+        hash=shared[-1].hash.hex(),
         edits=edits,
         reason=by.reason,
         actor=by.actor,
@@ -323,6 +324,7 @@ async def fork(runs: Runs, run_id: str, request: Fork, by: By) -> str:
         created=runs.payloads.keeper(created.run_id).encode([created, forked], 1),
         max_recoveries=run.max_recoveries,
         forked_from=run.run_key,
+        forked_at=version,
         pinned=run.pinned,
     )
     [answer] = await runs.store.create([new])
@@ -336,19 +338,19 @@ def place_of(
     run: RunRecord, entries: Sequence[Entry], request: Fork, reader: Reader | None = None
 ) -> tuple[int, dict[str, Raw]]:
     """Up to which version the fork shares, and its edits by key. Pure."""
-    version = len(entries)
+    version = entries[-1].version
     match request.at:
         case int():
             version = request.at
-            if not 1 <= version <= len(entries):
-                raise _illegal(run, f"forked at version {version}", f"Its versions are 1 to {len(entries)}.")
+            if not has_version(entries, version):
+                raise _illegal(run, f"forked at version {version}", f"{versions_of(entries).capitalize()}.")
         case str():
             version = _before(run, entries, request.at, reader)
         case None:
             pass
     edits: dict[str, Raw] = {}
     for name, value in request.edits.items():
-        key, made_in = _made_in(run, entries[:version], name, reader)
+        key, made_in = _made_in(run, up_to(entries, version), name, reader)
         edits[key] = Raw(codec_for(type(value), root=name).encode(value))
         if request.at is None:
             version = min(version, made_in)
@@ -363,7 +365,7 @@ def _before(run: RunRecord, entries: Sequence[Entry], step: str, reader: Reader 
         for event in events:
             match event:
                 case StepScheduled(key=key, step=name) | ChildStarted(key=key, workflow=name) if step in (key, name):
-                    keys[key], found = entry.version, len(entries)
+                    keys[key], found = entry.version, entries[-1].version
                 case StepCompleted(key=key) | StepFailed(key=key) | StepOverridden(key=key) if key in keys:
                     return max(keys[key], entry.version - 1)
                 case _:

@@ -94,7 +94,7 @@ EVENTS: list[Event] = [
     CancelRequested(CANARY, "ann"),
     StepOverridden("0:8", value(CANARY), False, CANARY, "ann"),
     RunForked(run_id="r", run_key=7, version=3, hash="ab", edits={"a": value(CANARY), "b": value(PROSE)}, reason=CANARY),
-    RunContinued(segment=1, args=value({"a": CANARY}), salt=CANARY, python="3.11"),
+    RunContinued(segment=1, args=value({"a": CANARY}), salt=CANARY, python="3.11", states={"stage": value(CANARY)}),
     PauseRequested(CANARY, "ann"),
     RunUnpaused(CANARY, "ann"),
     RunRetried(CANARY, "ann"),

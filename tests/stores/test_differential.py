@@ -19,6 +19,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from everstep.blobs import BLOB_BYTES_MIN
+from everstep.errors import IllegalState
 from everstep.events import (
     Event,
     RunDied,
@@ -36,7 +37,7 @@ from everstep.records import AttemptRecord, ErrorRecord, Message, RunRecord, Sta
 from everstep.stores import rules
 from everstep.stores.base import Append, ClaimRequest, Keep, NewRun, Post, Reply, RunFilter, Store, Write
 from everstep.stores.memory import MemoryStore
-from everstep.stores.pruning import PruneRequest
+from everstep.stores.pruning import Kept, PruneRequest, TrimRequest
 from everstep.stores.sqlite import SQLiteStore
 from everstep.testing.scene import Clocks
 
@@ -58,6 +59,7 @@ SEEN_AT_LEAST = {
     *("claim:nothing", "claim:due", "claim:orphan", "claim:alone", "claim:died", "claim:suspects wait"),
     *("prune:some", "prune:nothing", "prune:PARENT", "prune:CHILD"),
     *("heartbeat:alive", "heartbeat:draining", "heartbeat:", "drain:True", "drain:False"),
+    *("trim:some", "trim:nothing", "trim:FORK", "fork:Created", "fork:Exists", "fork:IllegalState"),
     *("message:ChildRefused", "message:ChildAccepted", "claim:left children", "outcome:child", "outcome:again"),
 }
 
@@ -87,7 +89,7 @@ class Driver:
     async def step(self) -> None:
         """One random act, and a comparison of everything that can be seen."""
         often = (self.queue, self.claim, self.claim, self.write, self.write, self.write, self.post, self.live, self.die_alone)
-        acts = (*often, *often, *often, self.prune)
+        acts = (*often, *often, *often, self.prune, self.trim, self.fork)
         await self.random.choice(acts)()
         self.clocks.advance(self.random.choice((0, 0.001, 0.001, 1)))
         await self.compare()
@@ -174,6 +176,35 @@ class Driver:
         self.note("prune", "some" if pruned.run_count else "nothing")
         for reason in pruned.kept:
             self.note("prune", reason.name)
+
+    async def trim(self) -> None:
+        """Of a run whose code has begun again, perhaps, closed segments are forgotten."""
+        long = [run for run in self.latest if run.base > 1] or self.latest
+        run = self.random.choice(long) if long else None
+        if run is not None:
+            before = self.random.choice((run.base, run.base, run.base - 1, run.base + 1, 2))
+            request = TrimRequest(run_key=run.run_key, before=before)
+            foreseen = await self.all("trim", replace(request, dry_run=True))
+            gone = await self.all("trim", request)
+            assert foreseen == gone
+            self.note("trim", gone.name if isinstance(gone, Kept) else "some" if gone else "nothing")
+
+    async def fork(self) -> None:
+        """A run that shares the history of another one, which may have been pruned."""
+        run = self.random.choice(self.old_runs) if self.old_runs else None
+        if run is not None:
+            at = self.random.randint(1, run.version)
+            new = self.new_run(self.some_id(), forked_from=run.run_key, forked_at=at)
+            answers = [await self.answer_to(store, new) for store in self.stores]
+            assert answers[:1] * len(answers) == answers
+            self.note("fork", answers[0][0])
+
+    async def answer_to(self, store: Store, new: NewRun) -> tuple[str, object]:
+        try:
+            [answer] = await store.create([new])
+        except IllegalState as error:
+            return "IllegalState", str(error)
+        return type(answer).__name__, answer.run
 
     async def post(self) -> None:
         """A message from outside."""
@@ -283,6 +314,7 @@ class Driver:
             event = StepCompleted(key, Raw(b'"' + self.random.choice((b"a", b"b")) * BLOB_BYTES_MIN + b'"'))
         if kind == "end" and self.random.random() < 0.5:
             fields["seen"] = run.inbox_seq
+        fields["begins_segment"] = self.random.random() < 0.2
         fields |= self.some_effects(run, key)
         # A writer that believes in a stale version and skips ahead could hit the right number with the wrong predecessor. No
         # store notices (P2 trusts an owner's hash); readers do.

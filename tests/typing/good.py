@@ -157,6 +157,7 @@ async def outside() -> None:
         pruned = await client.prune(timedelta(days=30), statuses=["succeeded", es.Status.FAILED], dry_run=True)
         assert_type(pruned, es.Pruned)
         assert_type(pruned.kept.get(es.Kept.CHILD), int | None)
+        assert_type(await client.prune_segments(timedelta(days=30), dry_run=True), es.Pruned)
 
 
 def script() -> None:

@@ -127,6 +127,7 @@ async def starting() -> None:
         await handle.diff("1")  # error
         (await handle.progress()).steps  # error
         await engine.prune(30)  # error
+        await engine.prune_segments("30d")  # error
     client = es.Client("sqlite:///orders.db")
     known: es.Handle[str] = client.handle("42", checkout)  # error
     print(text, also, other, late, at, known)

@@ -52,8 +52,8 @@ def find_damage(run: RunRecord, entries: Sequence[Entry], reader: Reader | None 
         verify_chain(entries, run_key=run.run_key, run_id=run.run_id, head=run.hash)
     except CorruptJournal as error:
         return _broken_at(run, entries, error.version)
-    if len(entries) != run.version:
-        return Damage(run.run_id, len(entries), "number of entries", str(run.version), str(len(entries)))
+    if entries[-1].version != run.version:
+        return Damage(run.run_id, entries[-1].version, "number of entries", str(run.version), str(entries[-1].version))
     for entry in entries:
         try:
             decode_verified(entry, run.run_id, reader)
@@ -63,20 +63,23 @@ def find_damage(run: RunRecord, entries: Sequence[Entry], reader: Reader | None 
 
 
 def _broken_at(run: RunRecord, entries: Sequence[Entry], version: int) -> Damage:
-    entry = entries[version - 1] if 0 < version <= len(entries) else None
+    pruned = entries[1].version - 2 if len(entries) > 1 and entries[1].anchor else 0
+    place = version - 1 - pruned if version > 1 else version - 1
+    entry = entries[place] if 0 <= place < len(entries) else None
     if entry is None:
         return Damage(run.run_id, version, "no entries", f"{run.version}", "0")
-    previous = entries[version - 2].hash if version > 1 else GENESIS
+    previous = (entry.anchor or entries[place - 1].hash) if place else GENESIS
     expected = entry_hash(previous, run.run_key, version, entry.epoch, entry.at, entry.drained, entry.events)
     if entry.version != version:
         return Damage(run.run_id, version, "missing entry", str(version), str(entry.version))
     if entry.hash != expected:
         return Damage(run.run_id, version, "hash", _short(expected), _short(entry.hash))
-    if len(entries) < run.version:
-        return Damage(run.run_id, len(entries) + 1, "missing entry", f"{run.version} entries", str(len(entries)))
-    if entry.hash != run.hash and version == len(entries):
+    newest = entries[-1].version
+    if newest < run.version:
+        return Damage(run.run_id, newest + 1, "missing entry", f"{run.version} entries", str(newest))
+    if entry.hash != run.hash and version == newest:
         return Damage(run.run_id, version, "head of the run", _short(run.hash), _short(entry.hash))
-    return Damage(run.run_id, version, "time runs backwards", f"at least {entries[version - 2].at}", str(entry.at))
+    return Damage(run.run_id, version, "time runs backwards", f"at least {entries[place - 1].at}", str(entry.at))
 
 
 def _short(digest: bytes) -> str:

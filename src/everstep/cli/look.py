@@ -17,7 +17,7 @@ from everstep.core.payloads import read_events
 from everstep.core.progress import progress
 from everstep.core.reuse import Ledger
 from everstep.core.snapshots import fold
-from everstep.journal import Entry, Reader
+from everstep.journal import Entry, Reader, up_to
 from everstep.records import AttemptRecord, Micros, RunRecord, WorkerKey, WorkerRecord
 
 
@@ -54,7 +54,7 @@ def picture_of(
         UsageError: There is no such version.
     """
     snapshot = fold(entries, run, version, shared=shared, reader=reader)
-    shown = entries[: snapshot.version]
+    shown = up_to(entries, snapshot.version)
     newest = snapshot.version == run.version
     facts = Circumstances(
         run_id=run.run_id,

@@ -130,10 +130,10 @@ class Lines:
         """Print what is new. The picture was made of the same entries, so they are verified."""
         self._names = {operation.key: operation_name(operation) for operation in picture.story.operations}
         read = list(zip(entries, read_events(entries, run.run_id, reader=reader), strict=True))
-        for entry, events in read[self._told :]:
-            for event in events:
+        for entry, events in read:
+            for event in events if entry.version > self._told else ():
                 self.tell(entry, msgspec.json.decode(encode_event(reader.shown_event(event))))
-        self._told = len(entries)
+        self._told = run.version
         self.terminal.flush()
 
     def tell(self, entry: Entry, event: dict[str, Any]) -> None:

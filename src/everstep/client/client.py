@@ -16,18 +16,23 @@ from everstep.client.handle import Handle
 from everstep.client.starting import OnConflict, check_joinable, closing_if_refused, new_run, signals_of, workflow_of
 from everstep.client.views import DeadLetter, dead_letter
 from everstep.core.starting import describe_start
+from everstep.core.trimming import trims
 from everstep.definitions import Call, Workflow, require_call
 from everstep.errors import IllegalState, UsageError
 from everstep.events import RunCreated
 from everstep.ids import check_run_id, new_run_id
+from everstep.journal import verify_chain
 from everstep.records import Micros, RunKey, RunRecord, Status, WorkerRecord
 from everstep.stores.base import Created, NewRun, RunFilter, joining
-from everstep.stores.pruning import Pruned, PruneRequest, joined
+from everstep.stores.pruning import Kept, Pruned, PruneRequest, TrimRequest, joined
 from everstep.talk import SignalMessage
 
 R = TypeVar("R")
 
 DEAD_PER_PAGE = 200
+RUNS_PER_PAGE = 500
+TRIMMED_PER_STEP = 5_000
+"""Entries that go in one transaction: others write between two of them."""
 
 
 class Client(Connection):
@@ -131,6 +136,50 @@ class Client(Connection):
         """Every worker that is alive or still owns runs."""
         await self.open()
         return await self.store.workers()
+
+    async def prune_segments(self, older_than: timedelta, *, dry_run: bool = False) -> Pruned:
+        """Forget what runs did before they last continued as new, live ones too. It cannot be undone.
+
+        Of each run the first entry stays, and everything from some beginning of a segment on; what its states were by then is
+        told there. So it goes on, can be retried, and is looked at as before, but for versions that are gone. A run whose
+        journal a fork reads stays whole. It takes no key. Safe to repeat, and while the runs are driven.
+
+        Args:
+            older_than: Only segments that ended longer ago than this.
+            dry_run: Change nothing, and say what would go.
+
+        Returns:
+            How many runs lost how many entries.
+
+        Raises:
+            UsageError: ``older_than`` is negative.
+            CorruptJournal: A journal was altered. It was not touched; runs that are newer may have been pruned.
+            StoreUnavailable: Unknown how much is gone; repeat it.
+        """
+        if older_than < timedelta(0):
+            raise UsageError(f"cannot prune segments of {older_than}. Nothing was pruned. Name an age of 0 or more.")
+        await self.open()
+        closed_before = self.store.now() - older_than // timedelta(microseconds=1)
+        answer, before = Pruned(), None
+        while page := await self.list(before=before, limit=RUNS_PER_PAGE):
+            for run in page:
+                if run.base > 1 and run.created_at < closed_before:
+                    answer = joined(answer, await self._trim(run, closed_before, dry_run=dry_run))
+            before = page[-1].run_key
+        return answer
+
+    async def _trim(self, run: RunRecord, closed_before: Micros, *, dry_run: bool) -> Pruned:
+        entries = await self.store.load(run.run_key)
+        verify_chain(entries, run_key=run.run_key, run_id=run.run_id)
+        steps = trims(entries, run.run_id, run.base, closed_before, TRIMMED_PER_STEP)
+        gone = 0
+        for version in steps[-1:] if dry_run else steps:
+            answer = await self.store.trim(TrimRequest(run_key=run.run_key, before=version, dry_run=dry_run))
+            if isinstance(answer, Kept):
+                return Pruned(kept={answer: 1})
+            gone += answer
+            await asyncio.sleep(0)  # A store may answer without ever waiting.
+        return Pruned(run_count=int(gone > 0), entry_count=gone)
 
     async def prune(
         self,

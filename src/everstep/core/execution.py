@@ -223,7 +223,8 @@ class Execution:
         """
         retried = max((n for n, each in enumerate(events, 1) if any(map(_begins_again, each))), default=0)
         cut = max((n for n, each in enumerate(events) if _has(each, RunContinued)), default=0)
-        begin = retried if thoroughly or retried > cut else cut
+        kept = next((n for n, entry in enumerate(entries) if entry.anchor), 0)  # What comes after the first was pruned.
+        begin = max(retried, kept) if thoroughly or retried > cut else cut
         ledger = shared
         if begin == retried:
             for entry, each in zip(entries[:begin], events[:begin], strict=True):

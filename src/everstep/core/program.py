@@ -347,6 +347,7 @@ class Program:
             deadline_at=start.deadline_at,
             relaxed=start.relaxed,
             maybe=start.maybe,
+            states={**start.states, **self._states.recorded()},
         )
 
     def left_over(self) -> list[Input]:

@@ -14,7 +14,7 @@ from everstep.core.starting import first_event
 from everstep.definitions import Workflow
 from everstep.errors import UsageError
 from everstep.events import Ending, RunCreated, RunForked
-from everstep.journal import Entry, decode_verified, verify_chain
+from everstep.journal import Entry, decode_verified, has_version, up_to, verify_chain
 from everstep.payloads import PLAIN, Payloads
 from everstep.records import RunKey
 
@@ -66,8 +66,8 @@ def _ledger_of(entries: Sequence[Entry], others: Mapping[RunKey, Sequence[Entry]
             pass
         case _:
             return None
-    history = others.get(fork.run_key, ())[: fork.version]
-    if len(history) < fork.version:
+    history = up_to(others.get(fork.run_key, ()), fork.version)
+    if not has_version(history, fork.version):
         raise UsageError(
             f"run {created.run_id} is a fork of run {fork.run_id} at version {fork.version}, whose journal was not given. "
             "Nothing was replayed. Give it as well: shared=[await client.handle(...).journal()]."

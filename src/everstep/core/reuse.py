@@ -60,6 +60,7 @@ class Start(Struct, frozen=True, kw_only=True, gc=False):
         deadline_at: The run's time limit.
         maybe: See RunCreated.
         relaxed: What the run may lose; None if nothing.
+        states: What was published in the segments before, by name.
     """
 
     args: Raw
@@ -71,6 +72,7 @@ class Start(Struct, frozen=True, kw_only=True, gc=False):
     deadline_at: Micros | None = None
     maybe: bool = False
     relaxed: Relaxed | None = None
+    states: Mapping[str, Raw] = {}
 
     @classmethod
     def of(cls, event: RunCreated | RunContinued, at: Micros) -> Start:
@@ -85,6 +87,7 @@ class Start(Struct, frozen=True, kw_only=True, gc=False):
             deadline_at=event.deadline_at,
             maybe=event.maybe,
             relaxed=event.relaxed,
+            states=event.states if isinstance(event, RunContinued) else {},
         )
 
 

@@ -74,7 +74,7 @@ from everstep.events import (
     TimerFired,
     TimerStarted,
 )
-from everstep.journal import Entry, Reader, verify_chain
+from everstep.journal import Entry, Reader, has_version, up_to, verify_chain, versions_of
 from everstep.records import ErrorRecord, Micros, Relaxed, RunRecord, Status, UndoRecord
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -161,15 +161,16 @@ def fold(
         CorruptJournal: The chain does not verify up to there.
         UsageError: There is no such version.
     """
-    wanted = len(entries) if version is None else version
-    if not 1 <= wanted <= len(entries):
-        raise UsageError(f"run {run.run_id} has no version {version}: its versions are 1 to {len(entries)}.")
-    verify_chain(entries[:wanted], run_key=run.run_key, run_id=run.run_id)
+    wanted = (entries[-1].version if entries else 1) if version is None else version
+    if not has_version(entries, wanted):
+        raise UsageError(f"run {run.run_id} has no version {wanted}: {versions_of(entries)}.")
+    entries = up_to(entries, wanted)
+    verify_chain(entries, run_key=run.run_key, run_id=run.run_id)
     state = _Fold(run.run_id, {} if shared is None else shared.results())
-    for entry, events in zip(entries, read_events(entries[:wanted], run.run_id, reader=reader), strict=False):
+    for entry, events in zip(entries, read_events(entries, run.run_id, reader=reader), strict=True):
         for event in events:
             state.apply(event, entry)
-    last, payload = entries[wanted - 1], state.published() or state.stage() or state.payload
+    last, payload = entries[-1], state.published() or state.stage() or state.payload
     newest = wanted == run.version
     return Snapshot(
         run_id=run.run_id,
@@ -284,7 +285,9 @@ class _Fold:
                 self._begin_anew()
             case RunUnpaused():
                 self.status, self.error = Status.QUEUED, None
-            case RunContinued(args=args, cursor=cursor):
+            case RunContinued(args=args, cursor=cursor, states=states):
+                for name, value in states.items():
+                    self._states.setdefault(name, Chain()).read(bytes(value), is_delta=False)
                 self.payload["arguments"] = msgspec.json.decode(args)
                 self.cursor = self._cursor_before = cursor
                 self._begin_anew()

@@ -37,5 +37,9 @@ class States:
         self._values[recorded.name] = value
         self._chain(recorded.name).read(bytes(recorded.value), is_delta=recorded.is_delta)
 
+    def recorded(self) -> dict[str, Raw]:
+        """The newest value of each, as the journal has it."""
+        return {name: Raw(chain.value()) for name, chain in self._recorded.items()}
+
     def _chain(self, name: str) -> Chain:
         return self._recorded.setdefault(name, Chain())

@@ -97,7 +97,7 @@ TABLE: Final[Mapping[type[Any], Rule]] = {
     NoteRecorded: Rule({"value": Kind.VALUE}, ("key", "name"), redacted=True),
     StepOverridden: Rule({"result": Kind.VALUE, "reason": Kind.TEXT}, ("key", "skipped", "actor")),
     RunForked: Rule({"edits": Kind.VALUES, "reason": Kind.TEXT}, ("run_id", "run_key", "version", "hash", "actor")),
-    RunContinued: Rule({"args": Kind.VALUE, "salt": Kind.WORD}, ("segment", "maybe", "of_result")),
+    RunContinued: Rule({"args": Kind.VALUE, "salt": Kind.WORD, "states": Kind.VALUES}, ("segment", "maybe", "of_result")),
     CancelRequested: Rule({"reason": Kind.TEXT}, ("actor",), redacted=True),
     RunSucceeded: Rule({"result": Kind.VALUE}),
     RunFailed: Rule({"error": Kind.ERROR}, redacted=True),

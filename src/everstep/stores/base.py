@@ -41,6 +41,10 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
     P20  Messages that come with a new run are in its inbox iff that write creates it, numbered from 1.
     P21  A run is pruned whole or not at all, only at rest, only if nothing refers to it. Its id may come back, its key never.
     P22  The blobs of an entry are stored iff it lands, once per run, and come back with it. Who reads an entry verifies them.
+    P36  A run is trimmed whole or not at all, never at or beyond its base, and not while a fork exists of it: its journal is
+         then entry 1 and what is left, the first of which has the hash of the one before (``Entry.anchor``). Whoever drives it
+         notices nothing. Blobs that nothing left refers to go too. A fork of a run, or of a version of it, that is not there
+         any more is refused.
     P38  A worker that was asked to drain is given no run any more, and hears of it with its next heartbeat.
 
 Times: ``now()`` is the store's clock. Leases count on a clock that does not jump.
@@ -69,7 +73,7 @@ from everstep.records import (
     WorkerProfile,
     WorkerRecord,
 )
-from everstep.stores.pruning import Pruned, PruneRequest
+from everstep.stores.pruning import Kept, Pruned, PruneRequest, TrimRequest
 
 LEASE_SECONDS_DEFAULT = 15.0
 RUN_KEYS_PER_WORKER = 1 << 32
@@ -93,7 +97,8 @@ class NewRun(Struct, frozen=True, kw_only=True, gc=False):
         max_recoveries: See RunRecord.
         parent_key: Run that starts it, if any. Its outcome goes there.
         parent_command: Key of the command that starts it.
-        forked_from: Run whose history it shares, if any.
+        forked_from: Run whose history it shares, if any ...
+        forked_at: ... up to this version.
         messages: What is in its inbox from the beginning (P20).
         on_parent_close: See RunRecord.
         announced: Its parent is told when it exists (``ChildAccepted``).
@@ -110,6 +115,7 @@ class NewRun(Struct, frozen=True, kw_only=True, gc=False):
     parent_key: RunKey | None = None
     parent_command: str = ""
     forked_from: RunKey | None = None
+    forked_at: int = 0
     messages: tuple[Message, ...] = ()
     on_parent_close: str = ""
     announced: bool = False
@@ -428,7 +434,11 @@ class Store(Protocol):
         ...
 
     async def create(self, runs: Sequence[NewRun]) -> list[Created | Exists]:
-        """Create queued runs, each with its first entry (epoch 0, not drained). One answer per run, in order (P6)."""
+        """Create queued runs, each with its first entry (epoch 0, not drained). One answer per run, in order (P6).
+
+        Raises:
+            IllegalState: What one of them forks has been pruned (P36). None was created.
+        """
         ...
 
     async def claim(self, request: ClaimRequest) -> Claims:
@@ -474,12 +484,23 @@ class Store(Protocol):
         """Forget runs at rest: one batch, in one transaction (P21). Safe to repeat; go on where the answer says."""
         ...
 
+    async def trim(self, request: TrimRequest) -> int | Kept:
+        """Forget entries of closed segments of a run, live or not, in one transaction (P36). Safe to repeat.
+
+        Returns:
+            How many went; or why none did.
+        """
+        ...
+
     async def get(self, run_id: str) -> RunRecord | None:
         """One run, with its ``created`` and ``outcome`` bytes."""
         ...
 
     async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
-        """The journal in order, to its end or up to a version. Empty if there is no such run. Needs no claim."""
+        """The journal in order, to its end or up to a version, without what was trimmed (P36). Needs no claim.
+
+        Empty if there is no such run.
+        """
         ...
 
     async def attempts(self, run_key: RunKey) -> list[AttemptRecord]:

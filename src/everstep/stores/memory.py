@@ -57,7 +57,7 @@ from everstep.stores.base import (
     death_of,
 )
 from everstep.stores.changes import Changes
-from everstep.stores.pruning import Candidate, Pruned, PruneRequest, Verdict, judge, tally
+from everstep.stores.pruning import Candidate, Kept, Pruned, PruneRequest, TrimRequest, Verdict, judge, tally
 
 
 class _Run(Struct):
@@ -66,6 +66,21 @@ class _Run(Struct):
     inbox: list[Message] = []
     attempts: dict[str, AttemptRecord] = {}
     forked_from: RunKey | None = None
+
+    @property
+    def trimmed(self) -> int:
+        """Version of the last entry that was trimmed; 0 for none."""
+        return self.entries[1].version - 1 if len(self.entries) > 1 and self.entries[1].version > 2 else 0
+
+    def place(self, version: int) -> int:
+        """Where the entry of this version stands, or would."""
+        return version - max(self.trimmed, 1) if version > 1 else 0
+
+    def entry(self, version: int) -> Entry | None:
+        """The entry of this version, if it is there."""
+        place = self.place(version)
+        found = self.entries[place] if 0 <= place < len(self.entries) else None
+        return found if found is not None and found.version == version else None
 
     def waiting(self) -> list[Message]:
         return self.inbox[self.record.inbox_done :]
@@ -216,9 +231,15 @@ class MemoryStore:
         self._check_open()
         for new in runs:
             rules.check_new(new)
+            self._check_fork(new)
         answers = [self._create_queued(new) for new in runs]
         self._changes.mark()
         return answers
+
+    def _check_fork(self, new: NewRun) -> None:
+        if new.forked_from is not None and new.run_id not in self._keys:
+            original = self._runs.get(new.forked_from)
+            rules.check_fork(new, None if original is None else original.trimmed)
 
     def _create_queued(self, new: NewRun) -> Created | Exists:
         existing = self._find(new.run_id)
@@ -293,8 +314,8 @@ class MemoryStore:
 
     def _look(self, slot: Slot) -> Outcome | None:
         run = self._runs.get(slot.run_key)
-        entries = [] if run is None else run.entries[slot.version - 1 : slot.version]
-        stored = entries[0].hash if entries else b""
+        entry = None if run is None else run.entry(slot.version)
+        stored = b"" if entry is None else entry.hash
         return rules.before_transaction(slot, None if run is None else _standing(run), stored)
 
     def _answer(self, write: Write) -> Outcome | None:
@@ -463,9 +484,9 @@ class MemoryStore:
         name, previous = self._workers[worker_key].name, self._workers.get(run.record.worker_key or 0)
         event = rules.claim_event(name, previous.name, previous.gone) if previous else rules.claim_event(name)
         self._append_by_store(run, event, rules.status_after_claim(run.record.status), candidate.deaths, worker_key)
-        base = run.record.base
-        before = run.entries[base - 2].hash if base > 1 else GENESIS
-        return Claimed(_full(run), run.entries[base - 1 :], _sorted_attempts(run), run.waiting(), alone, before)
+        place = run.place(run.record.base)
+        before = GENESIS if not place else run.entries[place].anchor or run.entries[place - 1].hash
+        return Claimed(_full(run), run.entries[place:], _sorted_attempts(run), run.waiting(), alone, before)
 
     def _give_up(self, candidate: rules.Candidate) -> str:
         run = self._runs[candidate.run_key]
@@ -600,6 +621,20 @@ class MemoryStore:
                 del self._keys[self._runs.pop(each.run_key).record.run_id]
         return verdict
 
+    async def trim(self, request: TrimRequest) -> int | Kept:
+        """See Store."""
+        self._check_open()
+        run = self._runs.get(request.run_key)
+        if run is None or request.before > run.record.base or request.before <= max(run.trimmed + 1, 2):
+            return 0
+        if any(each.forked_from == request.run_key for each in self._runs.values()):
+            return Kept.FORK
+        place = run.place(request.before)
+        if not request.dry_run:
+            kept = replace(run.entries[place], anchor=run.entries[place - 1].hash)
+            run.entries = [run.entries[0], kept, *run.entries[place + 1 :]]
+        return place - 1
+
     # --- small questions ------------------------------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
@@ -633,7 +668,8 @@ def _may_drive(request: ClaimRequest, run: RunRecord) -> bool:
 
 
 def _has(run: _Run, entry: Entry) -> bool:
-    return 1 <= entry.version <= len(run.entries) and run.entries[entry.version - 1].hash == entry.hash
+    stored = run.entry(entry.version)
+    return stored is not None and stored.hash == entry.hash
 
 
 def _standing(run: _Run) -> rules.Standing:

@@ -9,6 +9,9 @@ the same id. Kept is what something else still counts on:
     a child of it is kept     a later run of the same id would find the ids of its children taken
     a fork reads its journal  the fork's history begins in it
 
+A run that goes on for years is *trimmed* meanwhile: the entries of its closed segments go, all but the first, up to one from
+which on its journal can be read (``core/trimming.py`` knows which). A fork keeps it from that, for its history may lie there.
+
 Newest runs come first, because children and forks are younger than what they belong to: so what keeps a run is usually gone
 before the run itself is looked at. Where it is not (both began in the same microsecond), descendants that may go are deleted
 along with their ancestor, deepest first.
@@ -68,6 +71,20 @@ class Pruned(Struct, frozen=True, kw_only=True, gc=False):
     entry_count: int = 0
     kept: Mapping[Kept, int] = {}
     next: Place | None = None
+
+
+class TrimRequest(Struct, frozen=True, kw_only=True, gc=False):
+    """Which entries of a run to forget.
+
+    Attributes:
+        run_key: The run.
+        before: Those before this version, but for the first; not beyond the run's base.
+        dry_run: Change nothing, and answer what would be done.
+    """
+
+    run_key: RunKey
+    before: int
+    dry_run: bool = False
 
 
 class Candidate(Struct, frozen=True, kw_only=True, gc=False):

@@ -21,7 +21,7 @@ from typing import TypeAlias
 from msgspec import MsgspecError, Struct
 from msgspec.structs import replace
 
-from everstep.errors import UsageError
+from everstep.errors import IllegalState, UsageError
 from everstep.events import (
     CancelRequested,
     ChildAccepted,
@@ -129,6 +129,25 @@ def check_new(new: NewRun) -> None:
     check_text(new.created, f"run {new.run_id}")
     for message in new.messages:
         check_text(message.event, f"the message to run {new.run_id}")
+
+
+def check_fork(new: NewRun, trimmed_to: int | None) -> None:
+    """Return if what a run forks is there.
+
+    Args:
+        new: The fork.
+        trimmed_to: The last entry of the run that it forks that was trimmed, 0 for none; None if there is no such run.
+
+    Raises:
+        IllegalState: It is not.
+    """
+    if trimmed_to is None or 1 != new.forked_at <= trimmed_to:
+        what = "the run that it forks" if trimmed_to is None else f"version {new.forked_at} of the run that it forks"
+        raise IllegalState(
+            f"run {new.run_id} cannot begin: {what} has been pruned. Nothing was created. Fork a version that is there, or "
+            "start the run anew.",
+            run_id=new.run_id,
+        )
 
 
 def check_text(data: bytes, what: str) -> None:

@@ -37,7 +37,7 @@ from everstep.stores.base import (
     Write,
     transacting,
 )
-from everstep.stores.pruning import Pruned, PruneRequest
+from everstep.stores.pruning import Kept, Pruned, PruneRequest, TrimRequest
 
 T = TypeVar("T")
 Transact: TypeAlias = Callable[[Slot, TransactionBody], Awaitable[Outcome | RolledBack]]
@@ -154,6 +154,10 @@ class Connection:
     async def prune(self, request: PruneRequest) -> Pruned:
         """See Store."""
         return await self.ask("prune", (request,), lambda: self.inner.prune(request))
+
+    async def trim(self, request: TrimRequest) -> int | Kept:
+        """See Store."""
+        return await self.ask("trim", (request,), lambda: self.inner.trim(request))
 
     async def wait_for_work(self, worker_key: WorkerKey | None, timeout: float) -> bool:
         """See Store."""

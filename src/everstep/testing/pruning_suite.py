@@ -213,7 +213,7 @@ class PruningSuite(SuiteBase):
         """P21: and goes with or after the fork."""
         worker = await scene.worker()
         forked = await scene.rest(await scene.owned(worker), SUCCESS, Status.SUCCEEDED)
-        fork = await scene.owned(worker, "fork", forked_from=forked.run_key)
+        fork = await scene.owned(worker, "fork", forked_from=forked.run_key, forked_at=1)
         scene.clocks.advance(1)
 
         kept = await scene.prune(scene.old())

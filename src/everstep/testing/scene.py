@@ -26,7 +26,7 @@ from everstep.stores.base import (
     Store,
     Write,
 )
-from everstep.stores.pruning import Pruned, PruneRequest
+from everstep.stores.pruning import Kept, Pruned, PruneRequest, TrimRequest
 
 WORKFLOW = "checkout"
 CODE = "code-1"
@@ -160,6 +160,10 @@ class Scene:
         """Forget runs, with the rights of somebody who may."""
         return await (self.pruner or self.store).prune(request)
 
+    async def trim(self, run: RunRecord, before: int, **fields: Any) -> int | Kept:
+        """Forget entries of closed segments, with the same rights."""
+        return await (self.pruner or self.store).trim(TrimRequest(run_key=run.run_key, before=before, **fields))
+
     async def parent_and_child(self, worker_key: WorkerKey) -> tuple[RunRecord, RunRecord]:
         """A parent and its child, both at work."""
         parent = await self.owned(worker_key, "parent")
@@ -179,7 +183,7 @@ class Scene:
         for run in await self.store.list(RunFilter(limit=1000)):
             entries = await self.store.load(run.run_key)
             verify_chain(entries, run_key=run.run_key, run_id=run.run_id, head=run.hash)
-            assert run.version == len(entries)
+            assert run.version == entries[-1].version
             assert run.epoch == max(entry.epoch for entry in entries)
 
 

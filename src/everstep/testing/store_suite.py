@@ -24,6 +24,7 @@ from everstep.testing.ownership_suite import OwnershipSuite
 from everstep.testing.pruning_suite import PruningSuite
 from everstep.testing.reading_suite import ReadingSuite
 from everstep.testing.transacting_suite import TransactingSuite
+from everstep.testing.trimming_suite import TrimmingSuite
 from everstep.testing.worker_suite import WorkerSuite
 
 
@@ -37,6 +38,7 @@ class StoreSuite(
     TransactingSuite,
     OperatorSuite,
     PruningSuite,
+    TrimmingSuite,
     WorkerSuite,
 ):
     """Every promise, checked on one store."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from everstep.records import Message, Micros
+from everstep.records import Message, Micros, RunKey
+from everstep.stores import rules
 from everstep.stores.base import Created, Exists, NewRun
 from everstep.stores.postgres import read, workers
 from everstep.stores.postgres.book import Book, Page
@@ -34,6 +35,11 @@ SELECT pg_notify($5::text, $6::text) FROM woken
 """  # noqa: S608
 
 
+# Two statements: what the second one sees is what was committed when the lock was ours.
+_LOCK_FORKED: Final = "SELECT run_key FROM everstep.runs WHERE run_key = $1 FOR KEY SHARE"
+_ANCHOR: Final = "SELECT version FROM everstep.anchors WHERE run_key = $1"
+
+
 async def create(tx: Tx, runs: Sequence[NewRun], given: Micros | None) -> list[Created | Exists]:
     """Create queued runs, in one transaction."""
     existing = await read.runs_by_id(tx, [new.run_id for new in runs])
@@ -43,12 +49,22 @@ async def create(tx: Tx, runs: Sequence[NewRun], given: Micros | None) -> list[C
     for new in runs:
         is_first.append(new.run_id not in existing and new.run_id not in born)
         if is_first[-1]:
+            if new.forked_from is not None:
+                rules.check_fork(new, await _trimmed(tx, new.forked_from))
             born[new.run_id] = book.queue(new)
     await book.write()
     return [
         Created(born[new.run_id].record) if first else Exists(existing.get(new.run_id) or born[new.run_id].record)
         for new, first in zip(runs, is_first, strict=True)
     ]
+
+
+async def _trimmed(tx: Tx, run_key: RunKey) -> int | None:
+    """How far a run was trimmed; None if it is not there. From here on it stays as it is."""
+    if not await tx.fetch(_LOCK_FORKED, run_key):
+        return None
+    found = await tx.fetch(_ANCHOR, run_key)
+    return found[0][0] if found else 0
 
 
 async def post(tx: Tx, run_id: str, message: Message, given: Micros | None, channel: str, sender: str) -> None:

@@ -35,6 +35,7 @@ _SEGMENTS: Final = f"""
 SELECT {rows.ENTRY} FROM unnest($1::int8[], $2::int8[]) AS asked(key, base)
 JOIN everstep.journal ON journal.run_key = asked.key AND journal.version >= asked.base - 1 ORDER BY run_key, version
 """  # noqa: S608
+_ANCHORS: Final = "SELECT run_key, version, hash FROM everstep.anchors WHERE run_key = ANY($1::int8[])"
 _BLOBS: Final = "SELECT hash, data FROM everstep.blobs WHERE run_key = $1 AND hash = ANY($2::bytea[])"
 _UNREAD: Final = """
 SELECT inbox.seq, inbox.at, inbox.dedupe, inbox.event, inbox.reply, inbox.run_key
@@ -84,6 +85,8 @@ _LIST_TROUBLE: Final = _LIST.replace(
 )
 _TROUBLE: Final = frozenset({Status.PAUSED, Status.FAILED, Status.DEAD})
 _VERSION_MAX: Final = (1 << 63) - 1
+_LOOKS: Final = 3
+"""Somebody may prune between two questions about one journal: then we look again."""
 
 
 async def run(tx: Tx, run_id: str) -> RunRecord | None:
@@ -103,9 +106,32 @@ async def runs_by_key(tx: Tx, run_keys: Sequence[RunKey]) -> dict[RunKey, RunRec
 
 
 async def journal(tx: Tx, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
-    """The entries of a run from the first, to the end or up to a version."""
-    found = await tx.fetch(_JOURNAL, run_key, _VERSION_MAX if up_to is None else up_to)
-    return await _with_blobs(tx, list(map(rows.entry_of, found)))
+    """The entries of a run from the first, to the end or up to a version, without what was trimmed."""
+    entries: list[Entry] = []
+    for _ in range(_LOOKS):
+        found = await tx.fetch(_JOURNAL, run_key, _VERSION_MAX if up_to is None else up_to)
+        entries = await _with_blobs(tx, list(map(rows.entry_of, found)))
+        if len(entries) > 1 and entries[1].version > 2:
+            entries[1:] = _anchored(entries[1:], await _anchors(tx, [run_key]))
+        if not _has_hole(entries):
+            break
+    return entries
+
+
+def _has_hole(entries: list[Entry]) -> bool:
+    """What should be there is not: it was damaged, or pruned just now."""
+    is_gap = len(entries) > 1 and entries[1].version > 2 and not entries[1].anchor
+    return is_gap or any(len(each.blobs) < len(hashes_in(each.events)) for each in entries if MARK in each.events)
+
+
+async def _anchors(tx: Tx, run_keys: Sequence[RunKey]) -> dict[RunKey, tuple[int, bytes]]:
+    """Of runs that were trimmed: the last entry that is gone, and its hash."""
+    return {run_key: (version, digest) for run_key, version, digest in await tx.fetch(_ANCHORS, run_keys)}
+
+
+def _anchored(entries: list[Entry], anchors: Mapping[RunKey, tuple[int, bytes]]) -> list[Entry]:
+    version, digest = anchors.get(entries[0].run_key, (0, b""))
+    return [replace(entries[0], anchor=digest), *entries[1:]] if version + 1 == entries[0].version else entries
 
 
 async def segments(tx: Tx, bases: Mapping[RunKey, int]) -> dict[RunKey, tuple[list[Entry], bytes]]:
@@ -113,6 +139,9 @@ async def segments(tx: Tx, bases: Mapping[RunKey, int]) -> dict[RunKey, tuple[li
     segments: dict[RunKey, list[Entry]] = {run_key: [] for run_key in bases}
     for row in await tx.fetch(_SEGMENTS, list(bases), list(bases.values())):
         segments[row[0]].append(rows.entry_of(row))
+    trimmed = [run_key for run_key, entries in segments.items() if entries and 1 < bases[run_key] == entries[0].version]
+    for run_key, anchor in (await _anchors(tx, trimmed) if trimmed else {}).items():
+        segments[run_key] = _anchored(segments[run_key], {run_key: anchor})
     segments = {run_key: await _with_blobs(tx, entries) for run_key, entries in segments.items()}
     return {run_key: _cut(entries, bases[run_key]) for run_key, entries in segments.items()}
 
@@ -134,7 +163,7 @@ def _of(found: Mapping[bytes, bytes], hashes: Iterable[bytes]) -> tuple[Blob, ..
 def _cut(entries: list[Entry], base: int) -> tuple[list[Entry], bytes]:
     if base > 1 and entries and entries[0].version == base - 1:
         return entries[1:], entries[0].hash
-    return entries, GENESIS
+    return entries, (entries[0].anchor if entries else b"") or GENESIS
 
 
 async def unread(tx: Tx, run_keys: Sequence[RunKey]) -> dict[RunKey, list[Message]]:

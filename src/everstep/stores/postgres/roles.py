@@ -27,6 +27,7 @@ _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _ENGINE: Final = """
 GRANT USAGE ON SCHEMA everstep TO engine;
 GRANT SELECT ON everstep.meta TO engine;
+GRANT SELECT ON everstep.anchors TO engine;
 GRANT USAGE ON everstep.run_keys, everstep.worker_keys TO engine;
 GRANT SELECT, INSERT, UPDATE, DELETE ON everstep.workers, everstep.attempts TO engine;
 GRANT SELECT, INSERT, UPDATE ON everstep.runs TO engine;

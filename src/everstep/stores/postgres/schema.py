@@ -96,6 +96,13 @@ CREATE TABLE everstep.journal(
     PRIMARY KEY (run_key, version)
 );
 
+-- Of runs whose closed segments were pruned: the last entry that is gone.
+CREATE TABLE everstep.anchors(
+    run_key int8 PRIMARY KEY REFERENCES everstep.runs ON DELETE CASCADE,
+    version int8 NOT NULL,
+    hash bytea NOT NULL
+);
+
 CREATE TABLE everstep.blobs(
     run_key int8 NOT NULL REFERENCES everstep.runs ON DELETE CASCADE,
     hash bytea NOT NULL,

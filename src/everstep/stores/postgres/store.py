@@ -33,7 +33,7 @@ from everstep.stores import rules
 from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Settlement, Write
 from everstep.stores.changes import Changes
 from everstep.stores.migrations import Migration, refuse_behind, refuse_unusable, refuse_worker
-from everstep.stores.postgres import begin, claim, faults, link, prune, read, schema, settle, workers
+from everstep.stores.postgres import begin, claim, faults, link, prune, read, schema, settle, trim, workers
 from everstep.stores.postgres.address import FORM, Address
 from everstep.stores.postgres.clock import ServerClock
 from everstep.stores.postgres.link import Link
@@ -42,7 +42,7 @@ from everstep.stores.postgres.pool import Pool, Tx
 from everstep.stores.postgres.watch import EMPTY_SECONDS, POLL_SECONDS, PROBE_SECONDS, Seats, Watch, is_direct
 from everstep.stores.postgres.workers import Seen
 from everstep.stores.postgres.write import Writer
-from everstep.stores.pruning import Pruned, PruneRequest
+from everstep.stores.pruning import Kept, Pruned, PruneRequest, TrimRequest
 
 _INCARNATION: Final = "SELECT value FROM everstep.meta WHERE key = 'incarnation'"
 _TELL: Final = "SELECT pg_notify($1, $2)"
@@ -257,6 +257,13 @@ class PostgresStore:
         if request.dry_run or not found:
             return await pool.ask(lambda tx: prune.foresee(tx, request, found))
         return await pool.transact(lambda tx: prune.prune(tx, request, found))
+
+    async def trim(self, request: TrimRequest) -> int | Kept:
+        """See Store."""
+        pool = self._state().pool
+        if request.dry_run:
+            return await pool.ask(lambda tx: trim.foresee(tx, request))
+        return await pool.transact(lambda tx: trim.trim(tx, request))
 
     # --- claiming -----------------------------------------------------------------------------------------------------------
 

@@ -21,16 +21,18 @@ _RUN: Final = f"SELECT {rows.RUN}, {rows.CREATED_AND_OUTCOME} FROM runs WHERE ru
 _RUN_BY_KEY: Final = f"SELECT {rows.RUN} FROM runs WHERE run_key = ?"  # noqa: S608
 
 # Newest first along ``prev``. Ids only ever grow, so ``id < newer.id`` ends the walk whatever a damaged row says.
-_JOURNAL: Final = """
+CHAIN: Final = """
 WITH RECURSIVE chain(id, prev) AS (
     SELECT journal.id, journal.prev FROM runs JOIN journal ON journal.id = runs.head WHERE runs.run_key = ?1
     UNION ALL
     SELECT journal.id, journal.prev FROM chain JOIN journal ON journal.id = chain.prev AND journal.id < chain.id
 )
-SELECT run_key, version, epoch, at, drained, events, hash FROM chain CROSS JOIN journal USING (id)
 """
+_JOURNAL: Final = f"{CHAIN} SELECT {rows.ENTRY} FROM chain CROSS JOIN journal USING (id)"  # noqa: S608
 _JOURNAL_FROM: Final = _JOURNAL.replace("journal.id < chain.id", "journal.id < chain.id AND journal.version >= ?2")
 _CREATED: Final = "SELECT events FROM runs JOIN journal ON id = first WHERE runs.run_key = ?"
+_FIRST: Final = f"SELECT {rows.ENTRY} FROM journal WHERE id = (SELECT first FROM runs WHERE runs.run_key = ?)"  # noqa: S608
+_ANCHOR: Final = "SELECT version, hash FROM anchors WHERE run_key = ?"
 
 _MAIL: Final = "SELECT seq, at, dedupe, event, reply FROM inbox WHERE run_key = ?1 AND seq > ?2 ORDER BY seq"
 _LETTER: Final = """
@@ -76,12 +78,22 @@ def run_by_key(ask: Ask, run_key: RunKey) -> RunRecord | None:
     return None if row is None else rows.run_of(row)
 
 
+def load(ask: Ask, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
+    """The same outside a transaction: what is pruned meanwhile is there, or not there, as a whole."""
+    ask("BEGIN")
+    try:
+        return journal(ask, run_key, up_to)
+    finally:
+        ask("ROLLBACK")
+
+
 def journal(ask: Ask, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
-    """The entries of a run from the first, to the end or up to a version."""
-    newest_first = map(rows.entry_of, ask(_JOURNAL, (run_key,)))
-    entries = [entry for entry in newest_first if up_to is None or entry.version <= up_to]
+    """The entries of a run from the first, to the end or up to a version, without what was trimmed."""
+    entries = list(map(rows.entry_of, ask(_JOURNAL, (run_key,))))
     entries.reverse()
-    return _with_blobs(ask, entries)
+    if entries and entries[0].version > 1:
+        entries = [*map(rows.entry_of, ask(_FIRST, (run_key,))), *_anchored(ask, entries)]
+    return _with_blobs(ask, [entry for entry in entries if up_to is None or entry.version <= up_to])
 
 
 def journal_from(ask: Ask, run_key: RunKey, base: int) -> tuple[list[Entry], bytes]:
@@ -90,7 +102,16 @@ def journal_from(ask: Ask, run_key: RunKey, base: int) -> tuple[list[Entry], byt
     entries.reverse()
     if base > 1 and entries and entries[0].version == base - 1:
         return _with_blobs(ask, entries[1:]), entries[0].hash
-    return _with_blobs(ask, entries), GENESIS
+    entries = _anchored(ask, entries) if base > 1 else entries
+    return _with_blobs(ask, entries), (entries[0].anchor if entries else b"") or GENESIS
+
+
+def _anchored(ask: Ask, entries: list[Entry]) -> list[Entry]:
+    """The first of them with the hash of the one before, if that one was pruned. What else is missing is for verifiers."""
+    row = ask(_ANCHOR, (entries[0].run_key,)).fetchone() if entries else None
+    if row is None or row[0] + 1 != entries[0].version:
+        return entries
+    return [replace(entries[0], anchor=row[1]), *entries[1:]]
 
 
 def _with_blobs(ask: Ask, entries: list[Entry]) -> list[Entry]:

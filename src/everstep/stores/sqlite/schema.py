@@ -98,6 +98,13 @@ CREATE TABLE journal(
     hash BLOB NOT NULL
 ) STRICT;
 
+-- Of runs whose closed segments were pruned: the last entry that is gone.
+CREATE TABLE anchors(
+    run_key INTEGER PRIMARY KEY REFERENCES runs(run_key) ON DELETE CASCADE,
+    version INTEGER NOT NULL,
+    hash BLOB NOT NULL
+) STRICT;
+
 CREATE TABLE blobs(
     run_key INTEGER NOT NULL REFERENCES runs(run_key) ON DELETE CASCADE,
     hash BLOB NOT NULL,

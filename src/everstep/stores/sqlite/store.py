@@ -51,8 +51,8 @@ from everstep.stores.base import (
 )
 from everstep.stores.changes import Changes
 from everstep.stores.migrations import Migration, refuse_worker
-from everstep.stores.pruning import Pruned, PruneRequest
-from everstep.stores.sqlite import callers, claim, connection, faults, prune, read, schema, workers, write
+from everstep.stores.pruning import Kept, Pruned, PruneRequest, TrimRequest
+from everstep.stores.sqlite import callers, claim, connection, faults, prune, read, schema, trim, workers, write
 from everstep.stores.sqlite.ask import Ask, asking
 from everstep.stores.sqlite.clock import StoreClock, wall_clock
 from everstep.stores.sqlite.oslock import WorkerLocks
@@ -258,6 +258,15 @@ class SQLiteStore:
             return await self._read(lambda ask: prune.foresee(ask, request, found))
         return await self._state().writer.run(lambda tx: prune.prune(tx, request, found))
 
+    async def trim(self, request: TrimRequest) -> int | Kept:
+        """See Store."""
+        old = await self._read(lambda ask: trim.look(ask, request))
+        if old is None:
+            return 0
+        if request.dry_run:
+            return await self._read(lambda ask: trim.foresee(ask, request, old))
+        return await self._state().writer.run(lambda tx: trim.trim(tx, request, old))
+
     # --- claiming -----------------------------------------------------------------------------------------------------------
 
     async def claim(self, request: ClaimRequest) -> Claims:
@@ -304,7 +313,7 @@ class SQLiteStore:
 
     async def load(self, run_key: RunKey, up_to: int | None = None) -> list[Entry]:
         """See Store."""
-        return await self._read(lambda ask: read.journal(ask, run_key, up_to))
+        return await self._read(lambda ask: read.load(ask, run_key, up_to))
 
     async def attempts(self, run_key: RunKey) -> list[AttemptRecord]:
         """See Store."""

@@ -51,6 +51,7 @@ INSERT INTO journal(run_key, version, prev, epoch, at, drained, events, hash) SE
 WHERE ?2 = 1 AND EXISTS (SELECT 1 FROM workers WHERE worker_key = ?8 AND gone = '')
   AND NOT EXISTS (SELECT 1 FROM runs WHERE run_id = ?9) AND NOT EXISTS (SELECT 1 FROM runs WHERE run_key = ?1)
 """
+_FORKED: Final = "SELECT coalesce(anchors.version, 0) FROM runs LEFT JOIN anchors USING (run_key) WHERE runs.run_key = ?"
 _INSERT_RUN: Final = """
 INSERT INTO runs(run_key, run_id, workflow, code_version, status, version, hash, epoch, worker_key, wake_at, created_at,
                  updated_at, step, cursor, max_recoveries, inbox_seq, inbox_done, parent_key, parent_command, forked_from,
@@ -124,6 +125,8 @@ def _create_queued(tx: Tx, new: NewRun) -> Created | Exists:
     existing = read.run(tx.ask, new.run_id)
     if existing is not None:
         return Exists(existing)
+    if new.forked_from is not None:
+        rules.check_fork(new, next((version for (version,) in tx.execute(_FORKED, (new.forked_from,))), None))
     (key,) = only(tx.execute(_NEXT_RUN_KEY))
     now = tx.now()
     first = Entry(key, 1, 0, now, False, new.created, entry_hash(GENESIS, key, 1, 0, now, False, new.created))
