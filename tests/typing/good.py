@@ -404,3 +404,70 @@ async def operators() -> None:
         assert_type(list(await engine.discard()), list[str])
         assert_type((await handle.snapshot()).relaxed, es.Relaxed | None)
     assert_type(es.run(cleaning(Order("42", 1)), on_failed="raise"), Order)
+
+
+# --- what users take in their hands ---
+
+
+async def looks(handle: es.Handle[int], error: es.RunFailed) -> None:
+    snapshot = await handle.snapshot()
+    assert_type(snapshot.current_step, es.Pointer)
+    assert_type(snapshot.checkpoints, tuple[es.Checkpoint, ...])
+    assert_type(snapshot.undo_left, tuple[es.UndoRecord, ...])
+    assert_type((await handle.progress()).open_steps, tuple[es.OpenStep, ...])
+    assert_type(await handle.diff(1), list[es.Change])
+    assert_type((error.run_id, error.__cause__), tuple[str, BaseException | None])
+    assert_type(es.__version__, str)
+
+
+@es.workflow
+async def looking_around() -> None:
+    assert_type(es.current(), es.Current)
+    assert_type(approval, es.Signal[bool])
+    assert_type(progress, es.State[int])
+    assert_type(quote, es.Request[Order, int])
+
+
+def definitions(tx: es.SQLiteTx, paid: es.Transaction[[str, int], int]) -> None:
+    made: es.Step[[str, str], bytes] = ship
+    held: es.Workflow[[Order], dict[str, int]] = audit
+    assert_type(paid("ann", 5), es.Call[int])
+    staged: es.Pipeline[Order] = cleaning
+    assert_type(tx.execute("SELECT 1"), es.SQLiteRows)
+    print(made, held, staged)
+
+
+def run_errors(error: es.RunError) -> str:
+    match error:
+        case es.RunConflict():
+            return assert_type(error.differences, tuple[str, ...])[0]
+        case es.RequestRefused():
+            return assert_type(error.reason, str)
+        case es.RequestFailed() | es.RequestTimeout() | es.RequestError():
+            return assert_type(error.request, str) + error.key
+        case es.RunCancelled() | es.RunDead() | es.RunPaused() | es.RunEnded() | es.RunTimeout() | es.RunNotFound():
+            return assert_type(error.run_id, str)
+        case es.IllegalState() | es.RunError():
+            return error.run_id
+
+
+def other_errors(error: es.EverstepError) -> int:
+    match error:
+        case es.StepFailed() | es.StepTimeout() | es.StepOutcomeUnknown() | es.StepError():
+            return assert_type(error.attempt, int) + len(error.step) + error.maybe
+        case es.NondeterminismError() | es.CorruptJournal():
+            return assert_type(error.version, int)
+        case es.PayloadTooLarge():
+            return assert_type(error.size, int) + error.limit
+        case es.Unencodable():
+            return len(assert_type(error.path, str))
+        case es.RemoteError():
+            return len(assert_type(error.type_name, str))
+        case es.StoreFull() | es.StoreUnavailable() | es.SchemaMismatch() | es.StoreError() | es.Undecodable():
+            return 0
+        case es.CallAlreadyUsed() | es.EngineClosed() | es.InvalidStoreURL() | es.UsageError() | es.EverstepError():
+            return 1
+
+
+def signals_of_the_engine(error: es.Evicted | es.LeaseLost | es.ContinuedAsNew) -> BaseException:
+    return error

@@ -3,10 +3,12 @@
 """One mistake per line, each marked; the test blanks the two lines above and expects exactly these lines to be told."""
 
 import asyncio
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import everstep as es
 from everstep.testing import crash_everywhere, load_journal, replay
+
+delta = timedelta(days=1)
 
 
 @es.step
@@ -368,3 +370,115 @@ async def sealed(plain: str) -> None:
 es.Encryption({"2026-11": "text"}, "2026-11")  # error
 es.Engine("sqlite:///orders.db", payloads=es.Compression())  # error
 es.Payloads(redact="password", encryption=es.Compression())  # error
+
+
+# --- what users take in their hands ---
+
+
+async def looking(handle: es.Handle[int]) -> None:
+    es.Client(5)  # error
+    place: es.Checkpoint = (await handle.snapshot()).current_step  # error
+    steps: tuple[es.Pointer, ...] = (await handle.snapshot()).checkpoints  # error
+    left: list[es.UndoRecord] = (await handle.snapshot()).undo_left  # error
+    open_steps: list[es.OpenStep] = (await handle.progress()).open_steps  # error
+    changed: es.Change = await handle.diff(1)  # error
+    entries: es.HistoryEntry = await handle.history()  # error
+    seen: es.Snapshot = await handle.progress()  # error
+    doing: es.Progress = await handle.snapshot()  # error
+    run: es.RunRecord = await handle.status()  # error
+    status: es.Status = "running"  # error
+    lost: es.UndeliveredSignal = await handle.undelivered()  # error
+    version: int = es.__version__  # error
+    print(place, steps, left, open_steps, changed, entries, seen, doing, run, status, lost, version)
+
+
+async def pruning(client: es.Client) -> None:
+    kept: es.Kept = (await client.prune_segments(delta)).kept  # error
+    gone: es.Pruned = await client.dead()  # error
+    dead: es.DeadLetter = await client.dead()  # error
+    print(kept, gone, dead)
+
+
+@es.workflow
+async def doing_things() -> None:
+    where: es.Current = es.current  # error
+    await es.condition(True)  # error
+    es.note(5)  # error
+    es.log.warn_about("it")  # error
+    chance: int = es.random()  # error
+    number: int = es.uuid4()  # error
+    es.heartbeat(details=1, every=5)  # error
+    last: str = es.last_heartbeat(dict[str, int])  # error
+    es.saga("booking")  # error
+    wrong: es.Saga = es.milestone("loaded")  # error
+    scope: es.Milestone = es.saga()  # error
+    es.signal(1, bool)  # error
+    es.signal("go", 5)  # error
+    es.state("half")  # error
+    es.request("quote", str)  # error
+    print(where, chance, number, last, wrong, scope)
+
+
+def definitions(tx: es.SQLiteTx, asked: es.Asked[str, int]) -> None:
+    made: es.Step[[int], str] = charge  # error
+    held: es.Workflow[[str], str] = checkout  # error
+    paid: es.Transaction[[str], int] = debit  # error
+    staged: es.Pipeline[int] = shortening  # error
+    heard: es.Signal[int] = approval  # error
+    published: es.State[str] = progress  # error
+    question: es.Request[int, int] = quote  # error
+    letter: es.SignalMessage = approval  # error
+    rows: es.SQLiteTx = tx.execute("SELECT 1")  # error
+    result: es.SQLiteRows = tx  # error
+    base: es.Database = "sqlite:///other.db"  # error
+    asked.answer("much")  # error
+    other: es.Asked[int, int] = asked  # error
+    print(other, made, held, paid, staged, heard, published, question, letter, rows, result, base)
+
+
+def errors_of_runs(error: es.RunError) -> None:
+    error.runid  # error
+    es.RunNotFound("gone")  # error
+    es.RunFailed("it failed")  # error
+    es.RunCancelled("stop")  # error
+    es.RunDead("worn")  # error
+    es.RunPaused("wait")  # error
+    es.RunEnded("over")  # error
+    es.RunTimeout("late")  # error
+    es.IllegalState("no")  # error
+    es.RunConflict("taken", run_id="a", differences="cents")  # error
+    es.RequestError("no", run_id="a")  # error
+    es.RequestRefused("no", run_id="a", request="quote", key="k")  # error
+    es.RequestFailed("no", run_id="a", request="quote")  # error
+    es.RequestTimeout("no", run_id="a", key="k")  # error
+
+
+def other_errors(error: es.EverstepError, store: es.StoreError, usage: es.UsageError) -> None:
+    error.run_id  # error
+    store.run_id  # error
+    usage.path  # error
+    es.StepError("no", step=1)  # error
+    es.StepFailed("no", attempt="1")  # error
+    es.StepTimeout("no", seconds=5)  # error
+    es.StepOutcomeUnknown("no", maybe="yes")  # error
+    es.RetryAfter("5")  # error
+    es.NondeterminismError("no", version="1")  # error
+    es.CorruptJournal("no", run_id="a")  # error
+    es.PayloadTooLarge("no", size=1)  # error
+    es.PayloadKeyMissing("no")  # error
+    es.Unencodable("no", path=1)  # error
+    es.RemoteError("ValueError")  # error
+    es.ContinuedAsNew("[]")  # error
+    full: es.StoreFull = es.StoreUnavailable("away")  # error
+    away: es.StoreUnavailable = es.SchemaMismatch("newer")  # error
+    newer: es.SchemaMismatch = store  # error
+    unread: es.Undecodable = error  # error
+    used: es.CallAlreadyUsed = usage  # error
+    wide: es.UsageError = error  # error
+    about: es.StoreError = usage  # error
+    whose: es.RunError = store  # error
+    closed: es.EngineClosed = usage  # error
+    lost: es.InvalidStoreURL = usage  # error
+    one: es.EverstepError = es.Evicted()  # error
+    two: es.EverstepError = es.LeaseLost()  # error
+    print(wide, about, whose, full, away, newer, unread, used, closed, lost, one, two)

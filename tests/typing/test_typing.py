@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import everstep
+
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "src"
 
@@ -89,3 +91,12 @@ def test_exactly_the_planted_mistakes_are_told(check: Callable[[Path], dict[int,
     assert len(planted) > 40
     assert [] == [f"not told: {number}: {lines[number - 1]}" for number in sorted(planted - set(told))]
     assert [] == [f"{number}: {lines[number - 1]}  ({told[number]})" for number in sorted(set(told) - planted)]
+
+
+@pytest.mark.parametrize(("name", "mark"), [("good.py", ""), ("planted.py", "# error")])
+def test_every_public_name_is_used_rightly_and_wrongly(name: str, mark: str) -> None:
+    """If this fails for a new name: show it in ``good.py`` with its exact type, and in ``planted.py`` a mistake with it."""
+    lines = (HERE / name).read_text(encoding="utf-8").splitlines()
+    used = {word for line in lines if line.endswith(mark) for word in re.findall(r"\bes\.(\w+)", line)}
+
+    assert set() == set(everstep.__all__) - used
