@@ -229,6 +229,7 @@ class Step(_Base, Generic[P, R]):
         self.retry = as_retry(retry)
         self.timeout = _check_seconds(timeout, "timeout")
         self.heartbeat_timeout = _check_seconds(heartbeat_timeout, "heartbeat_timeout")
+        self.is_limited = timeout is not None or heartbeat_timeout is not None
         self.at_most_once = at_most_once
         if at_most_once and self.retry.attempts != 1:
             raise UsageError(
@@ -236,7 +237,7 @@ class Step(_Base, Generic[P, R]):
                 "at-most-once step is never executed again, whatever became of it."
             )
 
-    @property
+    @cached_property
     def body(self) -> Callable[..., Any]:
         """What an attempt executes."""
         return self.function

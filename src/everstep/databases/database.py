@@ -59,7 +59,7 @@ class DatabaseTransaction(ConnectedStep[P, R]):
         self.database = database
         database.check_body(self.name, self.is_async)
 
-    @property
+    @cached_property
     def body(self) -> Callable[..., Any]:
         """What an attempt executes: the function, between the look for a witness and the commit."""
         return self._run_async if self.is_async else self._run

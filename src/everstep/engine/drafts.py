@@ -57,6 +57,8 @@ class Drafts:
         consumed: The inbox is consumed up to here by what has landed.
     """
 
+    __slots__ = ("_execution", "_facts", "_host", "_intake", "applied", "consumed", "kept", "obeyed")
+
     def __init__(self, host: Host, execution: Execution, facts: Facts, intake: Intake) -> None:
         self.applied: Sequence[Input] = ()
         self.obeyed: list[CommandEvent] = []
@@ -75,11 +77,11 @@ class Drafts:
         """The run now stands after this entry."""
         entry, facts = append.entry, self._facts
         facts.version, facts.hash, facts.at, facts.create = entry.version, entry.hash, entry.at, None
-        facts.step, facts.cursor = append.step, append.cursor
-        facts.status = self.standing()
+        facts.step, facts.cursor, facts.status = append.step, append.cursor, append.status
         self.consumed, self.applied = append.consumed, ()
         self.obeyed.clear()
-        self.kept.difference_update(append.settled)
+        if append.settled:
+            self.kept.difference_update(append.settled)
 
     # --- entries ----------------------------------------------------------------------------------------------------------
 
@@ -96,7 +98,7 @@ class Drafts:
         posts: tuple[Post, ...] = ()
         replies = self._intake.due_replies()
         for asked in (*activation.closed, Closed(program, commands)):
-            if asked.program.family or any(isinstance(command, FAMILIAR) for command in asked.commands):
+            if asked.program.family or not FAMILIAR.isdisjoint(map(type, asked.commands)):
                 born, told = self._to_family(asked, is_over=asked.program is not program or activation.ending is not None)
                 children, posts = (*children, *born), (*posts, *told)
             if asked.program.requests.has_received:

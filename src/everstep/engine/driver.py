@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -67,6 +68,26 @@ class Driver:
         started: Resolved when the first entry of a new run has landed, or could not.
         ended: Resolved when the driver is done: with how the run ended, or None if it goes on elsewhere or later.
     """
+
+    __slots__ = (
+        "_drafts",
+        "_execution",
+        "_holding",
+        "_host",
+        "_intake",
+        "_is_draining",
+        "_keeping",
+        "_leaving",
+        "_overridden",
+        "_pause_asked",
+        "_slot",
+        "_underway",
+        "_unreadable",
+        "ended",
+        "facts",
+        "recorder",
+        "started",
+    )
 
     def __init__(self, host: DriverHost, execution: Execution, facts: Facts) -> None:
         self.facts = facts
@@ -234,6 +255,8 @@ class Driver:
 
     def leave_if_asked(self) -> None:
         """Nothing new is to begin here: give the run back, or leave it paused, once no body of it is being executed."""
+        if not self._underway.begins_nothing:
+            return
         if self._leaving.is_over or self._slot.is_taken or self._intake or self._underway.is_busy:
             return
         if self._pause_asked is not None:
@@ -266,7 +289,10 @@ class Driver:
             self._leaving.pause(self._unreadable)
             return
         execution, intake = self._execution, self._intake
-        must_activate, is_holding = execution.must_activate, execution.is_holding
+        must_activate = execution.must_activate
+        if intake.is_idle and not (must_activate or self._slot.is_asked):
+            return  # What was begun has not ended yet: so most rounds end.
+        is_holding = execution.is_holding
         inputs = intake.take(execution.program, is_drained=not (must_activate or is_holding))
         if execution.program.requests.was_disturbed:
             self._leaving.start_over()
@@ -333,7 +359,7 @@ class Driver:
         # Alone and with nothing else running, nobody can join this commit: waiting for the end of the turn would only cost a
         # turn.
         at_once = not self._underway.steps and self._host.is_lone
-        self._host.committer.submit(append, lambda outcome: self._answered(activation, append, outcome), at_once=at_once)
+        self._host.committer.submit(append, partial(self._answered, activation, append), at_once=at_once)
 
     def _answered(self, activation: Activation, append: Append, outcome: Outcome) -> None:
         try:

@@ -32,7 +32,7 @@ from everstep.records import ChildOptions, Message, Micros, RunKey
 from everstep.stores.base import NewRun, Post
 from everstep.stores.rules import cancel_message
 
-FAMILIAR = (ChildStarted, ChildCancelled, ChildSignalled, StopRequested)
+FAMILIAR = frozenset({ChildStarted, ChildCancelled, ChildSignalled, StopRequested})
 
 
 def children_of(

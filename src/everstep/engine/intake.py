@@ -55,6 +55,8 @@ class Intake:
         taken: Number of the last one that was taken: it is an input, or has its reply.
     """
 
+    __slots__ = ("_encode", "_replies", "_waiting", "received", "taken")
+
     def __init__(self, consumed: int, encode: Encode) -> None:
         self._encode = encode
         self.received = self.taken = consumed
@@ -63,6 +65,11 @@ class Intake:
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits, and nobody is owed a reply."""
+        return not (self._waiting or self._replies)
 
     def __iter__(self) -> Iterator[Input]:
         return (event for event, _ in self._waiting)
@@ -101,6 +108,8 @@ class Intake:
 
     def due_replies(self) -> tuple[Reply, ...]:
         """Replies that no entry is about. Whoever asks writes them."""
+        if not self._replies:
+            return ()
         due, self._replies = tuple(self._replies), []
         return due
 

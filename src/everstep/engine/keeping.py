@@ -22,6 +22,8 @@ from everstep.stores.base import Behind, Fenced, Keep, Landed, Outcome, Reply
 class Keeping:
     """See the module."""
 
+    __slots__ = ("_flow", "_host", "_leaving", "_parts")
+
     def __init__(self, flow: Flow, host: Host, parts: Parts, leaving: Leaving) -> None:
         self._flow = flow
         self._host = host

@@ -40,6 +40,8 @@ class Leaving:
         ended: Resolved when it has left: with how the run ended, or None if it goes on elsewhere or later.
     """
 
+    __slots__ = ("_host", "_left", "_parts", "_replied", "ended", "is_in_doubt", "is_over")
+
     def __init__(self, host: Host, parts: Parts, left: Callable[[Micros | None], None], replied: Callable[[], None]) -> None:
         self.is_over = False
         self.is_in_doubt = False

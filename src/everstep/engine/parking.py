@@ -4,7 +4,7 @@ When a run may leave memory: nothing of it is being executed, and it waits for l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from everstep.core.program import Program
@@ -28,7 +28,9 @@ class Waiting(Protocol):
         ...
 
 
-def wake_at_if_parked(program: Program, steps: Mapping[str, Waiting], deadline_at: Micros | None, now: Micros) -> Micros | None:
+def wake_at_if_parked(
+    program: Program, steps: Mapping[str, Waiting], deadline_at: Micros | None, now: Callable[[], Micros]
+) -> Micros | None:
     """When the run should be looked at again if it left memory now; None if it should stay.
 
     Args:
@@ -36,7 +38,7 @@ def wake_at_if_parked(program: Program, steps: Mapping[str, Waiting], deadline_a
         steps: Steps that have been started, by key. One that is only about to be started is missing, and keeps the run here; so
             does one that waits for its next attempt and is about to be told that there will be none.
         deadline_at: The run's own time limit.
-        now: The store's clock.
+        now: The store's clock. Not asked while something of the run is being executed.
     """
     dues: list[Micros] = []
     for key, operation in program.operations.items():
@@ -49,7 +51,7 @@ def wake_at_if_parked(program: Program, steps: Mapping[str, Waiting], deadline_a
     if deadline_at is not None and program.cancel_requested is None:
         dues.append(deadline_at)
     wake_at = min(dues, default=NEVER)
-    return wake_at if wake_at - now > PARK_SECONDS * 1e6 else None
+    return wake_at if wake_at - now() > PARK_SECONDS * 1e6 else None
 
 
 def due(wake_at: Micros) -> Micros | None:

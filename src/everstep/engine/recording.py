@@ -16,6 +16,8 @@ from everstep.stores.base import Append, Slot
 class Recording:
     """See the module. It is what transactional steps write through (``Recorder``)."""
 
+    __slots__ = ("_flow", "_host", "_leaving", "_parts")
+
     def __init__(self, flow: Flow, host: Host, parts: Parts, leaving: Leaving) -> None:
         self._flow = flow
         self._host = host

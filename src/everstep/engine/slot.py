@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import CancelledError
-from collections import deque
 from collections.abc import Callable
 
 
@@ -25,17 +24,17 @@ class AppendSlot:
 
     def __init__(self) -> None:
         self.is_taken = False
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: list[asyncio.Future[None]] = []
 
     @property
     def is_asked(self) -> bool:
         """A step waits for it."""
-        return any(not turn.done() for turn in self._waiting)
+        return bool(self._waiting) and any(not turn.done() for turn in self._waiting)
 
     def grant(self) -> bool:
         """Give it to the step that waits longest; whether there was one. It must be free."""
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn = self._waiting.pop(0)
             if not turn.done():
                 turn.set_result(None)
                 self.is_taken = True

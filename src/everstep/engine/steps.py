@@ -385,7 +385,8 @@ class StepRun:
         """Run the body: its result, or what it raised."""
         definition = self._definition
         if definition.is_async:
-            self._arm()
+            if definition.is_limited:
+                self._arm()
             return await definition.body(*args, **kwargs), None
         body = partial(definition.body, *args, **kwargs)
         return await self._tools.threads.run(body, definition.name, self._arm)

@@ -84,7 +84,21 @@ class Underway:
     Attributes:
         steps: Those that were begun and are not over, by key.
         begins_nothing: The run is about to leave: a step that is asked for now is begun by whoever goes on with it.
+        storable: Gives back the bytes that it gets if they can be stored, and raises Unencodable if not.
     """
+
+    __slots__ = (
+        "_alarms",
+        "_deadline",
+        "_execution",
+        "_facts",
+        "_host",
+        "_keeper",
+        "_owner",
+        "begins_nothing",
+        "steps",
+        "storable",
+    )
 
     def __init__(self, owner: Owner, host: Host, execution: Execution, facts: Facts) -> None:
         self.steps: dict[str, StepRun] = {}
@@ -93,6 +107,7 @@ class Underway:
         self._host = host
         self._execution = execution
         self._keeper = execution.keeper
+        self.storable = execution.keeper.check
         self._facts = facts
         self._alarms: dict[str, Alarm] = {}
         self._deadline: Alarm | None = None
@@ -119,7 +134,7 @@ class Underway:
 
     def wake_at_if_parked(self) -> Micros | None:
         """When the run should be looked at again if it left memory now; None if it should stay."""
-        return wake_at_if_parked(self._execution.program, self.steps, self._facts.deadline_at, self._host.tools.now())
+        return wake_at_if_parked(self._execution.program, self.steps, self._facts.deadline_at, self._host.tools.now)
 
     # --- beginning --------------------------------------------------------------------------------------------------------
 
@@ -189,7 +204,7 @@ class Underway:
             return  # Whoever claims the run next begins it: an at-most-once step must not be begun only to be cut off.
         tools = self._host.tools
         now = 0 if row is None else tools.now()
-        plan = plan_attempt(row, scheduled_after=operation.recoveries, recoveries=self.recoveries, now=now)
+        plan = plan_attempt(row, scheduled_after=operation.recoveries, recoveries=self._execution.recoveries, now=now)
         kind = TransactionRun if isinstance(operation.definition, Transaction) else StepRun
         step = kind(self, tools, self._facts.run_key, operation, plan)
         self.steps[step.key] = step
@@ -272,10 +287,6 @@ class Underway:
     def described(self, error: BaseException) -> ErrorRecord:
         """What is recorded of a step's failure."""
         return self._keeper.redacted(describe_error(error))
-
-    def storable(self, data: bytes) -> bytes:
-        """The same bytes, if they can be stored."""
-        return self._keeper.check(data)
 
     def seal_witness(self, key: str, data: bytes) -> bytes:
         """The result of a step, as it is stored in the user's database."""
