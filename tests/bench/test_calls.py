@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from bench.calls import listed, lone, many, total
 
-LONE_MAX = 148
-MANY_MAX = 132
+LONE_MAX = 127
+MANY_MAX = 111
 
 
 def test_a_step_of_a_lone_run_makes_no_more_calls_than_it_did() -> None:
