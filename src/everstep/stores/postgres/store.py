@@ -119,7 +119,11 @@ class PostgresStore:
             return
         address = self._address
         first = await _connect(address)
-        is_pooled = address.pooler == "yes" or (address.pooler == "auto" and not await is_direct(first, address))
+        try:
+            is_pooled = address.pooler == "yes" or (address.pooler == "auto" and not await is_direct(first, address))
+        except BaseException:
+            first.terminate()
+            raise
         pool = Pool(address, is_pooled=is_pooled)
         try:
             await pool.ask(lambda tx: schema.check_server(tx, address))
@@ -130,6 +134,10 @@ class PostgresStore:
             if not is_pooled:
                 watch = Watch(address, pool.names, channel, self._sender, self._changes.mark)
                 await watch.begin(first)
+        except faults.OF_DRIVER as error:
+            first.terminate()
+            await pool.close()
+            raise faults.translated(error, address) from error
         except BaseException:
             first.terminate()
             await pool.close()
