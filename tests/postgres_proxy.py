@@ -97,6 +97,11 @@ class Proxy:
         """
         self._cut = (direction, after, reset, spare)
 
+    @property
+    def is_armed(self) -> bool:
+        """A cut is still to come."""
+        return self._cut is not None
+
     def mend(self) -> bool:
         """Cut no more. Whether there was a cut that had not happened yet."""
         was_left, self._cut = self._cut is not None, None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -78,7 +78,7 @@ class Cutter:
 
 
 @asynccontextmanager
-async def cutting(url: str) -> AsyncIterator[Cutter]:
+async def cutting(url: str) -> AsyncGenerator[Cutter]:
     async with Proxy(f"{url}&pool=1") as proxy:
         store = PostgresStore(proxy.url)
         await store.open()
