@@ -11,7 +11,7 @@ import pytest
 import everstep.stores
 
 STORES = Path(everstep.stores.__file__).parent
-VERBS = {"sqlite": {"execute", "executemany", "ask"}, "postgres": {"execute", "fetch", "one"}}
+VERBS = {"sqlite": {"execute", "executemany", "ask"}, "postgres": {"execute", "fetch", "one", "put_lines"}}
 GIVEN = {"statement", "step", "begin"}
 """Names that are themselves given constants, in read.py, schema.py and pool.py."""
 
@@ -39,6 +39,8 @@ def is_constant(statement: ast.expr, tree: ast.Module) -> bool:
             return True
         case ast.Name(id=name):
             return name in constants or name in GIVEN
+        case ast.Subscript(value=ast.Name(id=name)):
+            return name in constants  # Of a table of constants.
         case ast.Subscript(value=ast.Attribute(attr="_names"), slice=ast.Name(id="statement")):
             return True  # For the schema of this store, whose name is checked where the URL is read.
         case _:

@@ -43,7 +43,7 @@ VERBS: Mapping[str, Verb] = {
     "check": Verb("check", "Find what would make workflow code differ on replay."),
     "replay": Verb("replay", "Hold today's code to the journals of runs."),
     "verify": Verb("verify", "Check the hash chains of journals."),
-    "db": Verb("db", "Look after the store: forget old runs."),
+    "db": Verb("db", "Look after the store: status, migrate, check, copy, prune."),
 }
 ALIASES: Mapping[str, str] = {"ls": "runs"}
 

@@ -34,7 +34,7 @@ async def connected(url: str, *, create: bool = False) -> AsyncGenerator[Client]
         UsageError: The file of keys cannot be read.
     """
     if not create:
-        _refuse_missing_file(url)
+        refuse_missing_file(url)
     async with Client(url, payloads=Payloads.from_environment()) as client:
         yield client
 
@@ -63,7 +63,12 @@ def owner_name(run: RunRecord, workers: Mapping[WorkerKey, WorkerRecord]) -> str
     return owner.name if owner is not None and owner.alive else ""
 
 
-def _refuse_missing_file(url: str) -> None:
+def refuse_missing_file(url: str) -> None:
+    """Return unless the URL names a file that is not there.
+
+    Raises:
+        Refusal: It does.
+    """
     path = sqlite_file(url)
     try:
         missing = path is not None and not path.exists()

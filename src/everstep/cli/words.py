@@ -48,6 +48,16 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {plural}"
 
 
+def size(number: int) -> str:
+    """A number of bytes: ``512 B``, ``4.0 kB``, ``1.2 MB``."""
+    value, unit = float(number), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.1f} {unit}"
+
+
 def shortened(text: str, chars_max: int) -> str:
     """The text, cut with an ellipsis where it is longer."""
     return text if len(text) <= chars_max else text[: max(0, chars_max - 1)] + "…"

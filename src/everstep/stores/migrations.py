@@ -167,6 +167,15 @@ def refuse_unusable(state: SchemaState, known: int, where: str) -> None:
             f"the store {where} is the target of a copy that has not come to its end. Nothing was read or written. Go on with "
             "the same command and --resume: everstep db copy SOURCE TARGET --resume"
         )
+    refuse_newer(state, known, where)
+
+
+def refuse_newer(state: SchemaState, known: int, where: str) -> None:
+    """Return if code that knows migrations up to ``known`` understands what is there.
+
+    Raises:
+        SchemaMismatch: It does not.
+    """
     is_next = state.version == known + 1 and state.phase == "pre"
     if state.min_version > known or (state.version > known and not is_next):
         raise SchemaMismatch(
@@ -191,10 +200,14 @@ def refuse_behind(state: SchemaState, known: int, where: str) -> None:
         )
 
 
-def refuse_to_wait(stage: Stage, old: Sequence[Old], where: str) -> SchemaMismatch:
+class OldWorkers(SchemaMismatch):
+    """A part of a migration has to wait for workers of the version before."""
+
+
+def refuse_to_wait(stage: Stage, old: Sequence[Old], where: str) -> OldWorkers:
     """The error for a stage that has to wait for workers."""
     named = ", ".join(f"{each.name} (schema version {each.schema_version})" for each in old[:5])
-    return SchemaMismatch(
+    return OldWorkers(
         f"the store {where} cannot go on to step {stage.name} of its schema while older workers are alive: {named}. Nothing of "
         "that step was done. Stop them, or replace them by this version, and repeat: everstep db migrate --post (--force "
         "takes their runs from them)."

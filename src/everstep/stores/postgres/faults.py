@@ -94,6 +94,10 @@ def translated(error: BaseException, address: Address) -> StoreError:
                 f"{where} lacks something that this everstep made there: {said}. Nothing was written. Somebody dropped or "
                 "changed it, or the URL names another database or schema than before; restore it from a backup."
             )
+        case "EV001":
+            return StoreUnavailable(
+                f"{where} is of no use any more: {said}. Nothing was written. Restart this program with the URL of that store."
+            )
         case "53100" | "53200":
             return StoreFull(f"{where} has no space or memory left: {said}. {known} Free some; runs then go on.")
         case "53300":

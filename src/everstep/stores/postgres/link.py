@@ -61,6 +61,10 @@ class Link(Protocol):
         """Run statements without values, in one message."""
         ...
 
+    async def executemany(self, statement: str, lines: Sequence[Sequence[object]], /, *, timeout: float | None = None) -> None:
+        """Run a statement once for each line of values, in one transaction."""
+        ...
+
     async def add_listener(self, channel: str, callback: Callable[[Any, int, str, str], None], /) -> None:
         """LISTEN."""
         ...

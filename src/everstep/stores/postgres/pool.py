@@ -15,7 +15,7 @@ import asyncio
 import random
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -64,27 +64,31 @@ class Names(dict[str, str]):
 
 
 class Tx:
-    """What a verb works with: one connection, for as long as it lasts. Without values a statement may take ``seconds``."""
+    """What a verb works with: one connection, for as long as it lasts. ``seconds``: how long a statement may take."""
 
     __slots__ = ("_link", "_names", "_seconds")
 
-    def __init__(self, connection: Link, names: Names, seconds: float = link.ANSWER_SECONDS) -> None:
+    def __init__(self, connection: Link, names: Names, seconds: float | None = None) -> None:
         self._link = connection
         self._names = names
         self._seconds = seconds
 
     async def fetch(self, statement: str, *values: object) -> list[Row]:
         """The rows of a statement."""
-        return await self._link.fetch(self._names[statement], *values)
+        return await self._link.fetch(self._names[statement], *values, timeout=self._seconds)
 
     async def one(self, statement: str, *values: object) -> Row:
         """The one row of a statement that always has one."""
-        (row,) = await self._link.fetch(self._names[statement], *values)
+        (row,) = await self._link.fetch(self._names[statement], *values, timeout=self._seconds)
         return row
 
     async def execute(self, statement: str) -> None:
         """Statements without values, all in one message."""
         await self._link.execute(self._names[statement], timeout=self._seconds)
+
+    async def put_lines(self, statement: str, lines: Sequence[Sequence[object]]) -> None:
+        """A statement once for each line of values."""
+        await self._link.executemany(self._names[statement], lines, timeout=self._seconds)
 
 
 class Pool:

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
-from everstep.errors import InvalidStoreURL, StoreError, StoreUnavailable
+from everstep.errors import StoreError, StoreUnavailable
 from everstep.journal import Entry
 from everstep.records import (
     NO_PROFILE,
@@ -33,12 +33,13 @@ from everstep.stores import rules
 from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Settlement, Write
 from everstep.stores.changes import Changes
 from everstep.stores.migrations import Migration, refuse_behind, refuse_unusable, refuse_worker
-from everstep.stores.postgres import begin, claim, faults, link, prune, read, schema, settle, trim, workers
-from everstep.stores.postgres.address import FORM, Address
+from everstep.stores.postgres import begin, claim, prune, read, schema, settle, trim, workers
+from everstep.stores.postgres.address import Address
 from everstep.stores.postgres.clock import ServerClock
-from everstep.stores.postgres.link import Link
 from everstep.stores.postgres.migrate import Request, migrate
 from everstep.stores.postgres.pool import Pool, Tx
+from everstep.stores.postgres.reach import reach
+from everstep.stores.postgres.upkeep import PostgresUpkeep
 from everstep.stores.postgres.watch import EMPTY_SECONDS, POLL_SECONDS, PROBE_SECONDS, Seats, Watch, is_direct
 from everstep.stores.postgres.workers import Seen
 from everstep.stores.postgres.write import Writer
@@ -48,19 +49,6 @@ _INCARNATION: Final = "SELECT value FROM everstep.meta WHERE key = 'incarnation'
 _TELL: Final = "SELECT pg_notify($1, $2)"
 
 T = TypeVar("T")
-
-
-async def _connect(address: Address) -> Link:
-    try:
-        return await link.connect(address, is_pooled=True)
-    except ValueError:
-        # The error's own text may repeat any part of the URL.
-        raise InvalidStoreURL(
-            f"the driver cannot make sense of the store URL {address.shown} or of the PG… variables. Nothing was opened. "
-            f"Use {FORM}, and write what is special in a password as %xx."
-        ) from None
-    except faults.OF_DRIVER as error:
-        raise faults.translated(error, address) from error
 
 
 class _Open:
@@ -118,12 +106,8 @@ class PostgresStore:
         if self._open is not None:
             return
         address = self._address
-        first = await _connect(address)
-        try:
-            is_pooled = address.pooler == "yes" or (address.pooler == "auto" and not await is_direct(first, address))
-        except BaseException:
-            first.terminate()
-            raise
+        first = await reach(address)
+        is_pooled = address.pooler == "yes" or (address.pooler == "auto" and not await is_direct(first, address))
         pool = Pool(address, is_pooled=is_pooled)
         try:
             await pool.ask(lambda tx: schema.check_server(tx, address))
@@ -134,10 +118,6 @@ class PostgresStore:
             if not is_pooled:
                 watch = Watch(address, pool.names, channel, self._sender, self._changes.mark)
                 await watch.begin(first)
-        except faults.OF_DRIVER as error:
-            first.terminate()
-            await pool.close()
-            raise faults.translated(error, address) from error
         except BaseException:
             first.terminate()
             await pool.close()
@@ -160,6 +140,10 @@ class PostgresStore:
             if state.watch is not None:
                 await state.watch.close()
             await state.pool.close()
+
+    def upkeep(self) -> PostgresUpkeep:
+        """What operators do with the store as a whole. It is a connection of its own, not yet opened."""
+        return PostgresUpkeep(self._address, known=self._migrations, lease_now=self._lease_now)
 
     async def kill(self, worker_key: WorkerKey) -> None:
         """For tests: leave the worker's seat, as the death of its process would."""

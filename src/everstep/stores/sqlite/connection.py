@@ -67,7 +67,7 @@ def open_for_writing(
         StoreUnavailable: The place is not fit for a store.
         apsw.Error: SQLite failed: the caller translates.
     """
-    _check_place(path)
+    check_place(path)
     connection = apsw.Connection(os.fspath(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
     try:
         connection.set_busy_handler(_wait_for_lock)
@@ -108,7 +108,12 @@ def _wait_for_lock(tries: int) -> bool:
     return True
 
 
-def _check_place(path: Path) -> None:
+def check_place(path: Path) -> None:
+    """Return if a store may be there.
+
+    Raises:
+        StoreUnavailable: Its directory is missing, or on a network.
+    """
     directory = path.parent
     if directory.name == OWN_DIRECTORY and directory.parent.is_dir():
         directory.mkdir(exist_ok=True)

@@ -32,6 +32,8 @@ _STORE = (
     apsw.ConnectionClosedError,
     apsw.AbortError,
 )
+MOVED = "everstep: the runs of this store were moved; its meta table says where to"
+"""What the triggers of a store say that is the source of a copy. Not in the words of a user's trigger."""
 _OF_A_STATEMENT = (*_LOCKED, apsw.AuthError, apsw.InterruptError, apsw.AbortError)
 """Of those above, what a statement of a user's may bring about by itself."""
 
@@ -46,7 +48,7 @@ def is_locked(error: BaseException) -> bool:
 
 def concerns_whole_store(error: Exception) -> bool:
     """Every write would fail now. Otherwise the error is about one write only."""
-    return isinstance(error, _STORE)
+    return isinstance(error, _STORE) or MOVED in str(error)
 
 
 def is_of_the_disk(error: apsw.Error) -> bool:
@@ -90,6 +92,11 @@ def translated(error: apsw.Error, path: os.PathLike[str]) -> StoreError:
             return StoreUnavailable(
                 f"{where} cannot be opened: {error}. Nothing was read or written. "
                 "Check that the path is a file in a directory that this user may read and write."
+            )
+        case apsw.ConstraintError() if MOVED in str(error):
+            return StoreUnavailable(
+                f"the runs of {where} have been moved to another store. Nothing was written. Find out where to with everstep "
+                "db status, and restart this program with the URL of that store."
             )
         case apsw.NotADBError():
             return SchemaMismatch(

@@ -56,7 +56,7 @@ def migrate(
     """
     taken: list[Stage] = []
     while True:
-        with _locked(connection) as tx:
+        with locked(connection) as tx:
             state = schema.look(tx.ask, path)
             stages = plan(state, known, finish=finish)
             if not stages:
@@ -105,7 +105,8 @@ def _note(connection: apsw.Connection, tx: Tx, state: SchemaState) -> None:
 
 
 @contextmanager
-def _locked(connection: apsw.Connection) -> Generator[Tx]:
+def locked(connection: apsw.Connection) -> Generator[Tx]:
+    """A transaction that holds the lock for writing from its beginning."""
     tx = Tx(connection, lambda: 0)
     tx.begin()
     try:

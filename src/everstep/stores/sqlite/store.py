@@ -57,6 +57,7 @@ from everstep.stores.sqlite.ask import Ask, asking
 from everstep.stores.sqlite.clock import StoreClock, wall_clock
 from everstep.stores.sqlite.oslock import WorkerLocks
 from everstep.stores.sqlite.transaction import Tx, Writer
+from everstep.stores.sqlite.upkeep import SQLiteUpkeep
 from everstep.stores.sqlite.user_tx import UserTransactions
 from everstep.stores.sqlite.watch import LOOK_SECONDS, Watch
 
@@ -139,6 +140,10 @@ class SQLiteStore:
                     left.push_async_callback(state.users.close)
                     left.callback(state.reading.close)
                     left.callback(state.locks.close)
+
+    def upkeep(self) -> SQLiteUpkeep:
+        """What operators do with the store as a whole. It is a connection of its own, not yet opened."""
+        return SQLiteUpkeep(self.path, known=self._migrations, monotonic=self._monotonic)
 
     def kill(self, worker_key: WorkerKey) -> None:
         """For tests: release the worker's lock, as the death of its process would."""
