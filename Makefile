@@ -8,10 +8,10 @@ RUN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench mutants proof clean
 
 help:  ## Show this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready-demo  ## Import 28,000 airports, killed five times, and prove that it made no difference
 	@$(RUN)/python -m examples.airports.demo $(ARGS)
@@ -24,6 +24,12 @@ lint: $(VENV)/.ready-dev  ## ruff, mypy --strict, pyright --strict
 	@$(RUN)/ruff format --check
 	@$(RUN)/mypy
 	@$(RUN)/pyright --warnings
+
+mutants: $(VENV)/.ready-dev  ## Plant mistakes in copies of the source, and show which test kills each (ARGS="words of a name")
+	@$(RUN)/python -m tests.mutants.kill $(ARGS)
+
+proof: $(VENV)/.ready-dev  ## All tests that count as evidence, with many more seeds, images and kills; half an hour
+	@EVERSTEP_PROOF=1 $(RUN)/python -m pytest -q --evidence evidence.json $(ARGS) tests/powercuts tests/mutants tests/stores/test_differential.py
 
 bench: $(VENV)/.ready-bench  ## Measure the disk's floor, everstep and its peers in one run
 	@$(RUN)/python -m bench $(ARGS)

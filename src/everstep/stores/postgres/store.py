@@ -33,7 +33,7 @@ from everstep.stores import rules
 from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Settlement, Write
 from everstep.stores.changes import Changes
 from everstep.stores.migrations import Migration, refuse_behind, refuse_unusable, refuse_worker
-from everstep.stores.postgres import begin, claim, prune, read, schema, settle, trim, workers
+from everstep.stores.postgres import begin, claim, faults, prune, read, schema, settle, trim, workers
 from everstep.stores.postgres.address import Address
 from everstep.stores.postgres.clock import ServerClock
 from everstep.stores.postgres.migrate import Request, migrate
@@ -107,7 +107,11 @@ class PostgresStore:
             return
         address = self._address
         first = await reach(address)
-        is_pooled = address.pooler == "yes" or (address.pooler == "auto" and not await is_direct(first, address))
+        try:
+            is_pooled = address.pooler == "yes" or (address.pooler == "auto" and not await is_direct(first, address))
+        except BaseException:
+            first.terminate()
+            raise
         pool = Pool(address, is_pooled=is_pooled)
         try:
             await pool.ask(lambda tx: schema.check_server(tx, address))
@@ -118,6 +122,10 @@ class PostgresStore:
             if not is_pooled:
                 watch = Watch(address, pool.names, channel, self._sender, self._changes.mark)
                 await watch.begin(first)
+        except faults.OF_DRIVER as error:
+            first.terminate()
+            await pool.close()
+            raise faults.translated(error, address) from error
         except BaseException:
             first.terminate()
             await pool.close()

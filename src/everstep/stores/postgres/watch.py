@@ -62,8 +62,12 @@ class Watch:
         return self._link is not None and not self._link.is_closed()
 
     async def begin(self, connection: Link) -> None:
-        """Listen on this connection from now on."""
-        await connection.add_listener(self._channel, self._hear)
+        """Listen on this connection from now on. If that fails it is hung up."""
+        try:
+            await connection.add_listener(self._channel, self._hear)
+        except BaseException:
+            connection.terminate()
+            raise
         connection.add_termination_listener(self._lose)
         self._link = connection
 
@@ -110,17 +114,16 @@ class Watch:
     async def _return(self) -> None:
         backoff = _BACKOFF_SECONDS
         while not self._is_closed:
-            try:
-                connection = await link.connect(self._address, is_pooled=True)
-                await self.begin(connection)
-            except faults.OF_DRIVER:
-                await asyncio.sleep(backoff * random.uniform(0.5, 1.5))
-                backoff = min(backoff * 2, _BACKOFF_SECONDS_MAX)
-                continue
+            with suppress(*faults.OF_DRIVER):
+                await self.begin(await link.connect(self._address, is_pooled=True))
             for worker_key in list(self._seats):
                 await self.sit(worker_key)
-            self._on_news()  # Whatever was told meanwhile was not heard.
-            return
+            # It may have been lost again while the seats were taken, and nobody else begins anew while this does.
+            if self.is_listening:
+                self._on_news()  # Whatever was told meanwhile was not heard.
+                return
+            await asyncio.sleep(backoff * random.uniform(0.5, 1.5))
+            backoff = min(backoff * 2, _BACKOFF_SECONDS_MAX)
 
 
 class Seats:
