@@ -12,7 +12,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "src" / "everstep"
 # Lowest first. One line is one floor, one string is one part: modules or packages that belong together.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors events commands records retry ids blobs journal journal_file ambient secret",),  # the vocabulary: values only
+    ("errors events commands records limits retry ids blobs journal journal_file ambient secret",),  # values only
     ("codec", "payloads", "telemetry"),
     ("definitions transactions", "inside", "talk", "asking", "many", "patches", "milestones"),
     ("generations pipelines", "children"),

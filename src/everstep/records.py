@@ -122,6 +122,10 @@ class RunRecord(Struct, frozen=True, kw_only=True, gc=False):
         on_parent_close: What becomes of it if its parent is given up as dead; empty if it has none.
         family: Id of the run at the top of its family; empty if that is this one.
         pinned: The version of its workflow that alone may drive it; empty if any code of that name may try.
+        queue: The queue that it was started in; empty for none.
+        queue_key: Its key there; empty for none.
+        priority: Lower ones are admitted first.
+        is_admitted: It has its place in the queue: it is in progress. Until then it waits in line.
         refused_by: Fingerprints of all code that could not replay it, separated by blanks; empty if none.
         created: Bytes of its first event list (who, what, with which arguments).
         outcome: Bytes of the event list that brought it to rest, or None.
@@ -152,8 +156,17 @@ class RunRecord(Struct, frozen=True, kw_only=True, gc=False):
     on_parent_close: str = ""
     family: str = ""
     pinned: str = ""
+    queue: str = ""
+    queue_key: str = ""
+    priority: int = 0
+    is_admitted: bool = False
     created: bytes = b""
     outcome: bytes | None = None
+
+    @property
+    def is_in_line(self) -> bool:
+        """It waits to be admitted by its queue."""
+        return bool(self.queue) and not self.is_admitted and not self.status.is_at_rest
 
 
 class ChildOptions(Struct, frozen=True, kw_only=True, gc=False):

@@ -18,16 +18,18 @@ from everstep.testing.scene import CODE, WORKFLOW, Scene
 
 pytest.importorskip("asyncpg", reason="needs asyncpg: pip install --group test")
 
-from everstep.stores.postgres import PostgresStore, begin, book, claim, fast, read, workers
+from everstep.stores.postgres import PostgresStore, begin, book, claim, fast, queues, read, workers
 from everstep.stores.postgres.pool import Tx
 
 MANY = 20_000
 # Runs that are due, waiting, at rest and refused by this very code; a journal of three entries each.
 FILL = """
 INSERT INTO everstep.runs(run_key, run_id, workflow, code_version, status, epoch, worker_key, wake_at, claimed_version,
-                          created_at, max_recoveries, parent_command, refused_by)
+                          created_at, max_recoveries, parent_command, refused_by, queue, queue_key, line, admitted)
 SELECT n, 'order-' || n, 'checkout', '1', (ARRAY['queued', 'waiting', 'succeeded', 'paused'])[n % 4 + 1], 1, NULL,
-       (ARRAY[n, NULL, NULL, n])[n % 4 + 1], 1, n, 20, '', CASE WHEN n % 4 = 3 THEN 'code-1' ELSE '' END
+       (ARRAY[n, NULL, NULL, n])[n % 4 + 1], 1, n, 20, '', CASE WHEN n % 4 = 3 THEN 'code-1' ELSE '' END,
+       CASE WHEN n % 8 = 0 THEN 'mail' ELSE '' END, CASE WHEN n % 8 = 0 THEN 'a' ELSE '' END,
+       CASE WHEN n % 16 = 0 THEN 2 WHEN n % 800 = 8 THEN 0 WHEN n % 8 = 0 THEN 1 ELSE 0 END, n % 800 = 8
 FROM generate_series(1000, $1) AS n
 """
 FILL_JOURNAL = """
@@ -60,12 +62,20 @@ async def plan(store: PostgresStore, statement: str, *values: Any, options: str 
 
 ASKED = ([WORKFLOW], [CODE])
 UNPINNED = [""]
+MAIL = (["mail"], [WORKFLOW], UNPINNED)
 STATEMENTS: dict[str, tuple[str, tuple[Any, ...], str]] = {
-    "due": (claim.DUE, (*ASKED, 5, "", 10, UNPINNED), "runs_due"),
-    "due but refused by others": (claim.DUE_BUT_REFUSED, (*ASKED, 5, "", 10, UNPINNED), "runs_due"),
-    "the earliest": (claim.EARLIEST, (None, *ASKED, [], "", UNPINNED), "runs_due"),
-    "orphans": (claim.ORPHANS, (*ASKED, "", 10, UNPINNED), "runs_owned"),
-    "another orphan": (claim._ANOTHER_ORPHAN, (*ASKED, "", [], UNPINNED), "runs_owned"),
+    "due": (claim.DUE, (*ASKED, 5, "", 10, UNPINNED, [""]), "runs_due"),
+    "due but refused by others": (claim.DUE_BUT_REFUSED, (*ASKED, 5, "", 10, UNPINNED, [""]), "runs_due"),
+    "the earliest": (claim.EARLIEST, (None, *ASKED, [], "", UNPINNED, [""]), "runs_due"),
+    "orphans": (claim.ORPHANS, (*ASKED, "", 10, UNPINNED, None), "runs_owned"),
+    "another orphan": (claim._ANOTHER_ORPHAN, (*ASKED, "", [], UNPINNED, None), "runs_owned"),
+    "due in line": (queues.DUE_IN_LINE, (*MAIL, 5, "", 10), "runs_in_line"),
+    "first in line": (queues.FIRST_IN_LINE, (*MAIL, [], ""), "runs_in_line"),
+    "what queues have left": (queues.COUNTS, (None, 1, ["mail"], [10], [True], [60]), "runs_admitted"),
+    "holders of a key": (queues._HELD, (["mail"], ["a"]), "runs_admitted"),
+    "the next of a key": (queues._LET_BACK, (["mail"], ["a"], [1]), "runs_behind"),
+    "twins": (begin._TWINS, (["mail"], ["a"]), "runs_deduped"),
+    "runs in progress": (read._LIST_ADMITTED, (None, "", "", None, None, 10, "mail", ""), "runs_admitted"),
     "a run": (read._RUN, ("order-1",), "runs_run_id_key"),
     "runs by key": (read._RUNS_BY_KEY, ([1, 2],), "runs_pkey"),
     "unread": (read._UNREAD_BY_OWNER, (1,), "runs_unread"),

@@ -41,6 +41,16 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
     P20  Messages that come with a new run are in its inbox iff that write creates it, numbered from 1.
     P21  A run is pruned whole or not at all, only at rest, only if nothing refers to it. Its id may come back, its key never.
     P22  The blobs of an entry are stored iff it lands, once per run, and come back with it. Who reads an entry verifies them.
+    P23  A run of a queue is created in line; no write creates one that is owned. A claim admits it. From then on it is in
+         progress and needs no admission, until it comes to rest. One that is reopened is in line again.
+    P24  No claim brings more runs of a queue in progress than its concurrency, more of one key than ``per_key``, or more within
+         the window of its rate than that allows; nor does it give a worker more runs of it than ``per_worker``.
+    P25  A queue admits by priority, then by due time, then by age. Runs whose key has no room hold up no other, and are
+         admitted in that order once it has.
+    P26  A claim takes from the queues that it serves in turn; the runs that have no queue count as one.
+    P27  What code declares of a queue counts until somebody changes it, and that until code declares something else. A queue
+         that is paused admits nothing; its runs in progress go on.
+    P28  While a run with a dedupe key is not at rest, creating another in its queue with that key answers with it, as P6 does.
     P36  A run is trimmed whole or not at all, never at or beyond its base, and not while a fork exists of it: its journal is
          then entry 1 and what is left, the first of which has the hash of the one before (``Entry.anchor``). Whoever drives it
          notices nothing. Blobs that nothing left refers to go too. A fork of a run, or of a version of it, that is not there
@@ -60,6 +70,7 @@ from msgspec import Struct
 from everstep.errors import UsageError
 from everstep.events import Event, RunDied
 from everstep.journal import GENESIS, Entry
+from everstep.limits import QueueChange, QueueRecord
 from everstep.records import (
     NO_PROFILE,
     AttemptRecord,
@@ -104,6 +115,10 @@ class NewRun(Struct, frozen=True, kw_only=True, gc=False):
         announced: Its parent is told when it exists (``ChildAccepted``).
         family: See RunRecord.
         pinned: See RunRecord.
+        queue: See RunRecord. The queue is created with it if need be.
+        queue_key: See RunRecord.
+        priority: See RunRecord.
+        dedupes: Its ``queue_key`` is a dedupe key (P28).
     """
 
     run_id: str
@@ -121,6 +136,10 @@ class NewRun(Struct, frozen=True, kw_only=True, gc=False):
     announced: bool = False
     family: str = ""
     pinned: str = ""
+    queue: str = ""
+    queue_key: str = ""
+    priority: int = 0
+    dedupes: bool = False
 
 
 class Reply(Struct, frozen=True, gc=False):
@@ -270,6 +289,8 @@ class ClaimRequest(Struct, frozen=True, kw_only=True, gc=False):
         run_max: At most this many runs.
         alone: The worker drives nothing now, so it may be given one suspect (and then only that one).
         family: If given, only the run of this id and its descendants.
+        queues: Only runs of these queues; None for all runs, those without a queue too.
+        turn: Where to begin among the queues (P26). Whoever adds one each time serves all alike.
     """
 
     worker_key: WorkerKey
@@ -278,6 +299,8 @@ class ClaimRequest(Struct, frozen=True, kw_only=True, gc=False):
     alone: bool = False
     family: str = ""
     versions: Mapping[tuple[str, str], str] = {}
+    queues: tuple[str, ...] | None = None
+    turn: int = 0
 
 
 class RunFilter(Struct, frozen=True, kw_only=True, gc=False):
@@ -290,6 +313,9 @@ class RunFilter(Struct, frozen=True, kw_only=True, gc=False):
         created_from: Not before this instant.
         before: Only runs older than the one with this run key: the cursor for paging.
         limit: At most this many, 1 to 1,000.
+        queue: Exactly this queue; empty for all.
+        queue_key: Exactly this key; empty for all.
+        is_admitted: Only runs that are in progress in their queue.
     """
 
     statuses: tuple[Status, ...] = ()
@@ -298,6 +324,9 @@ class RunFilter(Struct, frozen=True, kw_only=True, gc=False):
     created_from: Micros | None = None
     before: RunKey | None = None
     limit: int = 50
+    queue: str = ""
+    queue_key: str = ""
+    is_admitted: bool = False
 
 
 # --- what is answered ------------------------------------------------------------------------------------------------------
@@ -505,6 +534,14 @@ class Store(Protocol):
 
     async def attempts(self, run_key: RunKey) -> list[AttemptRecord]:
         """Rows of a run's unfinished steps, by their keys. Empty if there is no such run. Needs no claim."""
+        ...
+
+    async def configure(self, change: QueueChange) -> QueueRecord:
+        """Change what a queue allows, or whether it admits runs (P27). Safe to repeat. Returns it as it then is, uncounted."""
+        ...
+
+    async def queues(self) -> list[QueueRecord]:
+        """Every queue that was declared, changed, or ever had a run, by name, and how it stands."""
         ...
 
     async def workers(self) -> list[WorkerRecord]:

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from everstep.errors import StoreUnavailable
 from everstep.events import Event, RunDied, encode_events
 from everstep.journal import GENESIS, Entry, entry_hash, seal_bytes
+from everstep.limits import QueueChange, QueueRecord, changed
 from everstep.records import (
     NO_PROFILE,
     AttemptRecord,
@@ -34,7 +35,7 @@ from everstep.records import (
     WorkerProfile,
     WorkerRecord,
 )
-from everstep.stores import rules
+from everstep.stores import queueing, rules
 from everstep.stores.base import (
     Append,
     Claimed,
@@ -66,6 +67,7 @@ class _Run(Struct):
     inbox: list[Message] = []
     attempts: dict[str, AttemptRecord] = {}
     forked_from: RunKey | None = None
+    dedupes: bool = False
 
     @property
     def trimmed(self) -> int:
@@ -139,6 +141,8 @@ class MemoryStore:
         self._keys: dict[str, RunKey] = {}
         self._created_count = 0
         self._workers: dict[WorkerKey, _Worker] = {}
+        self._queues: dict[str, QueueRecord] = {}
+        self._admissions: dict[str, list[Micros]] = {}
         self._enlisted_count = 0
         self._changes = Changes()
         self._tables: Tables | None = None
@@ -224,6 +228,25 @@ class MemoryStore:
             if not each.gone or self._owned_by(each.key)
         ]
 
+    # --- queues -------------------------------------------------------------------------------------------------------------
+
+    async def configure(self, change: QueueChange) -> QueueRecord:
+        """See Store."""
+        self._check_open()
+        queue = self._queues[change.name] = changed(self._queues.get(change.name, QueueRecord(name=change.name)), change)
+        self._changes.mark()
+        return queue
+
+    async def queues(self) -> list[QueueRecord]:
+        """See Store."""
+        self._check_open()
+        return [self._counted(self._queues[name]) for name in sorted(self._queues)]
+
+    def _counted(self, queue: QueueRecord) -> QueueRecord:
+        waiting = sum(run.record.queue == queue.name and run.record.is_in_line for run in self._runs.values())
+        admitted = self._held(queue.name)
+        return queueing.counted(queue, waiting, admitted, self._recent(queue))
+
     # --- runs begin -----------------------------------------------------------------------------------------------------------
 
     async def create(self, runs: Sequence[NewRun]) -> list[Created | Exists]:
@@ -242,9 +265,11 @@ class MemoryStore:
             rules.check_fork(new, None if original is None else original.trimmed)
 
     def _create_queued(self, new: NewRun) -> Created | Exists:
-        existing = self._find(new.run_id)
+        existing = self._find(new.run_id) or self._twin(new)
         if existing is not None:
             return Exists(_full(existing))
+        if new.queue:
+            self._queues.setdefault(new.queue, QueueRecord(name=new.queue))
         self._created_count += 1
         now, key = self.now(), self._created_count
         first = Entry(key, 1, 0, now, False, new.created, entry_hash(GENESIS, key, 1, 0, now, False, new.created))
@@ -278,11 +303,22 @@ class MemoryStore:
             on_parent_close=new.on_parent_close,
             family=new.family,
             pinned=new.pinned,
+            queue=new.queue,
+            queue_key=new.queue_key,
+            priority=new.priority,
         )
-        run = _Run(record, [first], inbox, forked_from=new.forked_from)
+        run = _Run(record, [first], inbox, forked_from=new.forked_from, dedupes=new.dedupes)
         self._runs[first.run_key] = run
         self._keys[new.run_id] = first.run_key
         return run
+
+    def _twin(self, new: NewRun) -> _Run | None:
+        """The run that is already there for a dedupe key."""
+        if not (new.queue and new.queue_key and new.dedupes):
+            return None
+        place = (new.queue, new.queue_key)
+        twins = (run for run in self._runs.values() if run.dedupes and (run.record.queue, run.record.queue_key) == place)
+        return next((run for run in twins if not run.record.status.is_at_rest), None)
 
     # --- progress -------------------------------------------------------------------------------------------------------------
 
@@ -352,6 +388,7 @@ class MemoryStore:
                 worker_key=None,
                 wake_at=rules.wake_after(write, self.now()),
                 refused_by=rules.refused_after(run.record.refused_by, write),
+                is_admitted=run.record.is_admitted and not write.status.is_at_rest,
             )
         if isinstance(write, Append):
             self._have_effects(run, write)
@@ -445,7 +482,8 @@ class MemoryStore:
         if not self._is_alive(request.worker_key) or self._workers[request.worker_key].draining:
             return Claims([])
         self._bury(request.worker_key)
-        choice = rules.choose(self._candidates(request), request, self.now())
+        orphans, sources, now = self._orphans(request), self._sources(request), self.now()
+        choice = rules.choose(queueing.candidates(orphans, sources, request.turn, now), request, now)
         died = [self._give_up(each) for each in choice.dead]
         claimed = [self._take(each, request.worker_key, alone=choice.alone) for each in choice.taken]
         self._forget_idle_dead()
@@ -467,23 +505,73 @@ class MemoryStore:
                 worker.gone = rules.LEASE_EXPIRED
             worker.was_alone = bool(worker.gone) and len(self._owned_by(worker.key)) == 1
 
-    def _candidates(self, request: ClaimRequest) -> Iterator[rules.Candidate]:
-        drivable = [run.record for run in self._runs.values() if _may_drive(request, run.record)]
-        orphans = [each for each in drivable if each.worker_key is not None and not self._is_alive(each.worker_key)]
-        for orphan in sorted(orphans, key=lambda each: (each.worker_key, each.run_key)):
-            worker = self._workers[orphan.worker_key or 0]
-            yield rules.orphan(orphan.run_key, orphan.deaths, orphan.max_recoveries, worker.gone, was_alone=worker.was_alone)
+    def _orphans(self, request: ClaimRequest) -> Iterator[rules.Candidate]:
+        lost = [run.record for run in self._runs.values() if _may_drive(request, run.record) and self._is_orphan(run.record)]
+        for each in sorted(lost, key=lambda record: (record.worker_key, record.run_key)):
+            worker = self._workers[each.worker_key or 0]
+            limits = (each.deaths, each.max_recoveries)
+            yield rules.orphan(each.run_key, *limits, worker.gone, was_alone=worker.was_alone, queue=each.queue)
+
+    def _is_orphan(self, run: RunRecord) -> bool:
+        return run.worker_key is not None and not self._is_alive(run.worker_key)
+
+    def _sources(self, request: ClaimRequest) -> list[queueing.Source]:
         unowned = [
-            (each.wake_at, each.run_key, each) for each in drivable if each.worker_key is None and each.wake_at is not None
+            run.record for run in self._runs.values() if _may_drive(request, run.record) and run.record.worker_key is None
         ]
-        for wake_at, run_key, each in sorted(unowned, key=lambda item: item[:2]):
-            yield rules.Candidate(run_key=run_key, wake_at=wake_at, deaths=each.deaths, max_recoveries=each.max_recoveries)
+        names = sorted(self._queues) if request.queues is None else sorted({*request.queues} & self._queues.keys())
+        rooms = [self._room(self._queues[name], request.worker_key) for name in names]
+        if request.queues is None:
+            rooms.insert(0, queueing.Room())
+        return [self._source(room, [run for run in unowned if run.queue == room.queue]) for room in rooms]
+
+    def _source(self, room: queueing.Room, unowned: Sequence[RunRecord]) -> queueing.Source:
+        now = self.now()
+        waiting = [(each.wake_at, each) for each in unowned if each.wake_at is not None]
+        awake = [(at, each) for at, each in waiting if not each.is_in_line]
+        line = [(at, each) for at, each in waiting if each.is_in_line]
+        due = [(at, each) for at, each in line if at <= now]
+        # Nobody need be told of a run whose key has no room: whatever makes room is news.
+        open_at = [at for at, each in line if at > now or not self._is_full(room, each.queue_key)]
+        return queueing.Source(
+            room,
+            [_candidate(each) for at, each in sorted(awake, key=lambda it: (it[0], it[1].run_key)) if at <= now],
+            [_candidate(each) for _, each in sorted(due, key=lambda it: (it[1].priority, it[0], it[1].run_key))],
+            lambda key: self._held(room.queue, key),
+            lambda after: min((at for at, _ in awake if at > after), default=None),
+            lambda after: min((at for at in open_at if at > after), default=None),
+        )
+
+    def _is_full(self, room: queueing.Room, key: str) -> bool:
+        per_key = room.limits.per_key
+        return bool(key) and per_key is not None and self._held(room.queue, key) >= per_key
+
+    def _held(self, queue: str, key: str = "") -> int:
+        """Runs in progress, of all keys or of one."""
+        records = (run.record for run in self._runs.values() if run.record.queue == queue and run.record.is_admitted)
+        return sum(not key or record.queue_key == key for record in records)
+
+    def _room(self, queue: QueueRecord, worker_key: WorkerKey) -> queueing.Room:
+        driven = sum(run.record.queue == queue.name for run in self._owned_by(worker_key))
+        return queueing.room_of(queue, self._held(queue.name), driven, self._recent(queue))
+
+    def _recent(self, queue: QueueRecord) -> list[Micros]:
+        since = self.now() - queue.limits.window
+        return [at for at in self._admissions.get(queue.name, ()) if at > since]
+
+    def _admit(self, run: _Run) -> None:
+        run.record = replace(run.record, is_admitted=True)
+        queue = self._queues[run.record.queue]
+        if queue.limits.rate is not None:
+            self._admissions[queue.name] = [*self._recent(queue), self.now()]
 
     def _take(self, candidate: rules.Candidate, worker_key: WorkerKey, *, alone: bool) -> Claimed:
         run = self._runs[candidate.run_key]
         name, previous = self._workers[worker_key].name, self._workers.get(run.record.worker_key or 0)
         event = rules.claim_event(name, previous.name, previous.gone) if previous else rules.claim_event(name)
         self._append_by_store(run, event, rules.status_after_claim(run.record.status), candidate.deaths, worker_key)
+        if candidate.is_in_line:
+            self._admit(run)
         place = run.place(run.record.base)
         before = GENESIS if not place else run.entries[place].anchor or run.entries[place - 1].hash
         return Claimed(_full(run), run.entries[place:], _sorted_attempts(run), run.waiting(), alone, before)
@@ -505,6 +593,7 @@ class MemoryStore:
             return None
         self._append_events(run, settlement.events, settlement.status, 0, None)
         run.record = replace(run.record, wake_at=settlement.wake_at, refused_by="")
+        run.record = replace(run.record, is_admitted=run.record.is_admitted and not settlement.status.is_at_rest)
         if settlement.status.is_at_rest:
             run.attempts.clear()
             self._tell_parent(run, run.entries[-1])
@@ -515,7 +604,7 @@ class MemoryStore:
     def _append_by_store(self, run: _Run, event: Event, status: Status, deaths: int, worker_key: WorkerKey | None) -> None:
         self._append_events(run, encode_events([event]), status, deaths, worker_key)
         if isinstance(event, RunDied):
-            run.record = replace(run.record, refused_by="")
+            run.record = replace(run.record, refused_by="", is_admitted=False)
 
     def _append_events(self, run: _Run, events: bytes, status: Status, deaths: int, worker_key: WorkerKey | None) -> None:
         record = run.record
@@ -664,7 +753,7 @@ def _full(run: _Run) -> RunRecord:
 
 
 def _may_drive(request: ClaimRequest, run: RunRecord) -> bool:
-    return rules.may_drive(request, run.run_id, run.workflow, run.refused_by, run.pinned, run.family)
+    return rules.may_drive(request, run.run_id, run.workflow, run.refused_by, run.pinned, run.family, run.queue)
 
 
 def _has(run: _Run, entry: Entry) -> bool:
@@ -681,6 +770,18 @@ def _sorted_attempts(run: _Run) -> list[AttemptRecord]:
     return [run.attempts[key] for key in sorted(run.attempts)]
 
 
+def _candidate(run: RunRecord) -> rules.Candidate:
+    return rules.Candidate(
+        run_key=run.run_key,
+        wake_at=run.wake_at,
+        deaths=run.deaths,
+        max_recoveries=run.max_recoveries,
+        queue=run.queue,
+        queue_key=run.queue_key,
+        is_in_line=run.is_in_line,
+    )
+
+
 def _age(record: RunRecord) -> tuple[Micros, RunKey]:
     return record.created_at, record.run_key
 
@@ -691,4 +792,7 @@ def _matches(record: RunRecord, query: RunFilter) -> bool:
         and (not query.workflow or record.workflow == query.workflow)
         and record.run_id.startswith(query.id_prefix)
         and (query.created_from is None or record.created_at >= query.created_from)
+        and (not query.queue or record.queue == query.queue)
+        and (not query.queue_key or record.queue_key == query.queue_key)
+        and (not query.is_admitted or record.is_admitted)
     )

@@ -55,6 +55,12 @@ RUN: Final[tuple[str, ...]] = (
     "family",
     "pinned",
     "forked_from",
+    "queue",
+    "queue_key",
+    "priority",
+    "line",
+    "admitted",
+    "dedupe",
 )
 HEAD: Final[tuple[str, ...]] = ("status", "version", "hash", "updated_at", "step", "cursor")
 ENTRY: Final[tuple[str, ...]] = ("version", "epoch", "at", "drained", "events", "hash")
@@ -73,7 +79,21 @@ SIDES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "anchors": ("version", "hash"),
 }
-COMMON: Final[Mapping[str, tuple[str, ...]]] = {}
+COMMON: Final[Mapping[str, tuple[str, ...]]] = {
+    "queues": (
+        "name",
+        "declared",
+        "changed",
+        "changed_by",
+        "changed_why",
+        "is_paused",
+        "paused_by",
+        "paused_why",
+    ),
+    "admissions": ("queue", "at", "run_key"),
+}
+# Who was put aside in its queue is back in line in the copy: each store has its own way to know whom to let back.
+IN_LINE: Final = "CASE WHEN runs.line > 0 THEN 1 ELSE 0 END"
 
 RUNS_PER_PAGE: Final = 200
 ENTRIES_PER_PAGE: Final = 2000

@@ -118,6 +118,8 @@ def objection(write: Write) -> str:
         entry, new = write.entry, write.create
         if new is not None and entry.run_key // RUN_KEYS_PER_WORKER != write.worker_key:
             return f"run key {entry.run_key} of run {new.run_id} was not handed out by worker {write.worker_key}"
+        if new is not None and new.queue:
+            return f"run {new.run_id} is for queue {new.queue}, which has to admit it first"
         texts += [entry.events, *(child.created for child in write.children), *(post.message.event for post in write.posts)]
         texts += [message.event for message in new.messages] if new is not None else []
     reasons = [_objection_to_text(text) for text in texts]
@@ -233,8 +235,9 @@ def first_messages(new: NewRun, now: Micros) -> list[Message]:
 
 
 def as_child(child: NewRun, parent_key: RunKey) -> NewRun:
-    """A child belongs to the run whose entry starts it, whatever it says."""
-    return child if child.parent_key == parent_key else replace(child, parent_key=parent_key)
+    """A child belongs to the run whose entry starts it, whatever it says, and no other run stands in for it (P28)."""
+    is_so = child.parent_key == parent_key and not child.dedupes
+    return child if is_so else replace(child, parent_key=parent_key, dedupes=False)
 
 
 def is_child(run: RunRecord, child: NewRun) -> bool:
@@ -332,6 +335,10 @@ class Candidate(Struct, frozen=True, kw_only=True):
         deaths: Workers that died with it without progress, the one that owned it last included.
         max_recoveries: See RunRecord.
         was_alone: The worker that just died drove only this run.
+        queue: See RunRecord.
+        queue_key: See RunRecord.
+        is_in_line: Its queue has to admit it.
+        is_later: No run, but the instant at which there may be one.
     """
 
     run_key: RunKey
@@ -339,6 +346,10 @@ class Candidate(Struct, frozen=True, kw_only=True):
     deaths: int
     max_recoveries: int
     was_alone: bool = False
+    queue: str = ""
+    queue_key: str = ""
+    is_in_line: bool = False
+    is_later: bool = False
 
 
 class Choice(Struct, frozen=True):
@@ -351,11 +362,13 @@ class Choice(Struct, frozen=True):
     next_due_at: Micros | None = None
 
 
-def orphan(run_key: RunKey, deaths: int, max_recoveries: int, why: Why, *, was_alone: bool) -> Candidate:
+def orphan(run_key: RunKey, deaths: int, max_recoveries: int, why: Why, *, was_alone: bool, queue: str = "") -> Candidate:
     """A run whose owner is gone: one death more, unless the owner left in good order."""
     if why == RETIRED:
-        return Candidate(run_key=run_key, wake_at=None, deaths=deaths, max_recoveries=max_recoveries)
-    return Candidate(run_key=run_key, wake_at=None, deaths=deaths + 1, max_recoveries=max_recoveries, was_alone=was_alone)
+        deaths, was_alone = deaths - 1, False
+    return Candidate(
+        run_key=run_key, wake_at=None, deaths=deaths + 1, max_recoveries=max_recoveries, was_alone=was_alone, queue=queue
+    )
 
 
 def is_expired(heartbeat: float, lease_seconds: float, monotonic: float) -> bool:
@@ -369,8 +382,12 @@ def expiry_at(leases: Iterable[tuple[float, float]], monotonic: float, now: Micr
     return None if left is None else now + round(left * 1e6) + 1
 
 
-def may_drive(request: ClaimRequest, run_id: str, workflow: str, refused_by: str, pinned: str = "", family: str = "") -> bool:
+def may_drive(
+    request: ClaimRequest, run_id: str, workflow: str, refused_by: str, pinned: str = "", family: str = "", queue: str = ""
+) -> bool:
     """The worker has the workflow, in the run's version; not all of that code has refused the run; it asked for such runs."""
+    if request.queues is not None and queue not in request.queues:
+        return False
     is_family = run_id == request.family or run_id.startswith(f"{request.family}/") or family == request.family
     if request.family and not is_family:
         return False
@@ -388,7 +405,7 @@ def choose(candidates: Iterable[Candidate], request: ClaimRequest, now: Micros) 
     """Decide what a claim takes.
 
     Args:
-        candidates: Orphans, then unowned runs by (due time, run key), those of the future too. Consumed only as far as needed.
+        candidates: Orphans, then unowned runs in order, then the first that is due later. Consumed only as far as needed.
         request: The claim.
         now: The store's clock.
     """
@@ -397,7 +414,7 @@ def choose(candidates: Iterable[Candidate], request: ClaimRequest, now: Micros) 
     dead: list[Candidate] = []
     next_due_at: Micros | None = None
     for each in candidates:
-        if len(normal) >= request.run_max or (each.wake_at is not None and each.wake_at > now):
+        if len(normal) >= request.run_max or each.is_later or (each.wake_at is not None and each.wake_at > now):
             next_due_at = _due_at(each, now)
             break
         match judge_recovery(each.deaths, each.max_recoveries, was_alone=each.was_alone):

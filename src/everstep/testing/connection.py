@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from everstep.journal import Entry
+from everstep.limits import QueueChange, QueueRecord
 from everstep.records import (
     NO_PROFILE,
     AttemptRecord,
@@ -150,6 +151,14 @@ class Connection:
     async def attempts(self, run_key: RunKey) -> list[AttemptRecord]:
         """See Store."""
         return await self.ask("attempts", (run_key,), lambda: self.inner.attempts(run_key))
+
+    async def configure(self, change: QueueChange) -> QueueRecord:
+        """See Store."""
+        return await self.ask("configure", (change,), lambda: self.inner.configure(change))
+
+    async def queues(self) -> list[QueueRecord]:
+        """See Store."""
+        return await self.ask("queues", (), self.inner.queues)
 
     async def prune(self, request: PruneRequest) -> Pruned:
         """See Store."""

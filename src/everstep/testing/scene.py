@@ -119,7 +119,7 @@ class Scene:
         events = fields.pop("events", [created_event(run_id)])
         entry = seal(GENESIS, self.run_key(worker_key), 1, 1, self.store.now(), True, events)
         status = fields.pop("status", Status.RUNNING)
-        create = new_run(run_id, messages=fields.pop("messages", ()))
+        create = new_run(run_id, messages=fields.pop("messages", ()), queue=fields.pop("queue", ""))
         return Append(entry=entry, worker_key=worker_key, status=status, create=create, **fields)
 
     def append(self, run: RunRecord, *events: Event, **fields: Any) -> Append:

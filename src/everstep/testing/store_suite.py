@@ -22,6 +22,7 @@ from everstep.testing.inbox_suite import InboxSuite
 from everstep.testing.operator_suite import OperatorSuite
 from everstep.testing.ownership_suite import OwnershipSuite
 from everstep.testing.pruning_suite import PruningSuite
+from everstep.testing.queue_suite import QueueSuite
 from everstep.testing.reading_suite import ReadingSuite
 from everstep.testing.transacting_suite import TransactingSuite
 from everstep.testing.trimming_suite import TrimmingSuite
@@ -39,6 +40,7 @@ class StoreSuite(
     OperatorSuite,
     PruningSuite,
     TrimmingSuite,
+    QueueSuite,
     WorkerSuite,
 ):
     """Every promise, checked on one store."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from everstep.records import Message, Micros, RunKey
+from everstep.records import Message, Micros, RunKey, RunRecord
 from everstep.stores import rules
 from everstep.stores.base import Created, Exists, NewRun
 from everstep.stores.postgres import read, workers
@@ -38,25 +38,50 @@ SELECT pg_notify($5::text, $6::text) FROM woken
 # Two statements: what the second one sees is what was committed when the lock was ours.
 _LOCK_FORKED: Final = "SELECT run_key FROM everstep.runs WHERE run_key = $1 FOR KEY SHARE"
 _ANCHOR: Final = "SELECT version FROM everstep.anchors WHERE run_key = $1"
+_TWINS: Final = """
+SELECT run_key, queue, dedupe FROM everstep.runs
+WHERE (queue, dedupe) IN (SELECT * FROM unnest($1::text[], $2::text[])) AND dedupe IS NOT NULL
+"""
 
 
 async def create(tx: Tx, runs: Sequence[NewRun], given: Micros | None) -> list[Created | Exists]:
     """Create queued runs, in one transaction."""
     existing = await read.runs_by_id(tx, [new.run_id for new in runs])
+    twins = await _twins(tx, runs)
     book = Book(tx, await workers.time_of(tx, given))
     born: dict[str, Page] = {}
+    heirs: dict[tuple[str, str], Page] = {}
+    answers: list[Page | RunRecord] = []
     is_first: list[bool] = []
     for new in runs:
-        is_first.append(new.run_id not in existing and new.run_id not in born)
-        if is_first[-1]:
-            if new.forked_from is not None:
-                rules.check_fork(new, await _trimmed(tx, new.forked_from))
-            born[new.run_id] = book.queue(new)
+        place = (new.queue, new.queue_key) if _dedupes(new) else None
+        found = existing.get(new.run_id) or born.get(new.run_id) or (place and (twins.get(place) or heirs.get(place)))
+        is_first.append(not found)
+        if not found and new.forked_from is not None:
+            rules.check_fork(new, await _trimmed(tx, new.forked_from))
+        page = found or book.queue(new)
+        answers.append(page)
+        if isinstance(page, Page) and not found:
+            born[new.run_id] = page
+            if place is not None:
+                heirs[place] = page
     await book.write()
-    return [
-        Created(born[new.run_id].record) if first else Exists(existing.get(new.run_id) or born[new.run_id].record)
-        for new, first in zip(runs, is_first, strict=True)
-    ]
+    records = [answer.record if isinstance(answer, Page) else answer for answer in answers]
+    return [Created(run) if first else Exists(run) for run, first in zip(records, is_first, strict=True)]
+
+
+async def _twins(tx: Tx, runs: Sequence[NewRun]) -> dict[tuple[str, str], RunRecord]:
+    """The runs that are already there for dedupe keys, by queue and key."""
+    asked = [new for new in runs if _dedupes(new)]
+    if not asked:
+        return {}
+    found = await tx.fetch(_TWINS, [new.queue for new in asked], [new.queue_key for new in asked])
+    records = await read.runs_by_key(tx, [run_key for run_key, _, _ in found])
+    return {(queue, key): records[run_key] for run_key, queue, key in found if run_key in records}
+
+
+def _dedupes(new: NewRun) -> bool:
+    return bool(new.dedupes and new.queue and new.queue_key)
 
 
 async def _trimmed(tx: Tx, run_key: RunKey) -> int | None:

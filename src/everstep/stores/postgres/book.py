@@ -20,7 +20,7 @@ from everstep.journal import GENESIS, Entry, entry_hash
 from everstep.records import AttemptRecord, Message, Micros, RunKey, RunRecord, Status, WorkerKey
 from everstep.stores import rules
 from everstep.stores.base import NewRun
-from everstep.stores.postgres import read, rows
+from everstep.stores.postgres import queues, read, rows
 from everstep.stores.postgres.link import Row
 from everstep.stores.postgres.pool import Again, Tx
 
@@ -52,10 +52,11 @@ ON CONFLICT DO NOTHING RETURNING run_key
 _INSERT_RUNS: Final = """
 INSERT INTO everstep.runs(run_key, run_id, workflow, code_version, status, epoch, worker_key, wake_at, claimed_version,
                           created_at, deaths, max_recoveries, inbox_seq, inbox_done, parent_key, parent_command, refused_by,
-                          base, forked_from, on_parent_close, family, pinned)
+                          base, forked_from, on_parent_close, family, pinned, queue, queue_key, priority, line, dedupe)
 SELECT * FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::int8[], $8::int8[],
                      $9::int8[], $10::int8[], $11::int4[], $12::int8[], $13::int8[], $14::int8[], $15::int8[], $16::text[],
-                     $17::text[], $18::int8[], $19::int8[], $20::text[], $21::text[], $22::text[])
+                     $17::text[], $18::int8[], $19::int8[], $20::text[], $21::text[], $22::text[], $23::text[], $24::text[],
+                     $25::int4[], $26::int2[], $27::text[])
 ON CONFLICT DO NOTHING RETURNING run_key
 """
 _UPDATE_RUNS: Final = """
@@ -130,6 +131,9 @@ class Page(Struct, eq=False):
         replies: To messages that are there or to be inserted, by their dedupe keys.
         attempts: To be written, by key; None: to be removed.
         drops_attempts: All others are to be removed.
+        dedupe: If it is new: its dedupe key.
+        leaves: It leaves its queue.
+        stands_aside: Somebody decided about it who does not own it, and it has a queue.
     """
 
     record: RunRecord
@@ -142,6 +146,9 @@ class Page(Struct, eq=False):
     replies: dict[str, bytes] = {}
     attempts: dict[str, AttemptRecord | None] = {}
     drops_attempts: bool = False
+    dedupe: str | None = None
+    leaves: bool = False
+    stands_aside: bool = False
 
     def change(self, record: RunRecord) -> None:
         """It stands so from now on."""
@@ -151,6 +158,13 @@ class Page(Struct, eq=False):
         """Its journal goes on; ``record`` is how it stands then."""
         self.entries.append((entry, record.status, record.step, record.cursor))
         self.change(record)
+
+    def rest(self) -> None:
+        """It is at rest: it has no attempts any more, and no place in its queue."""
+        self.forget_attempts()
+        self.leaves = bool(self.record.queue)
+        if self.leaves:
+            self.change(replace(self.record, is_admitted=False))
 
     def forget_attempts(self) -> None:
         """Remove all rows of attempts."""
@@ -217,6 +231,7 @@ class Book:
         record = new_record(new, self.now, Status.QUEUED, wake_at=self.now if new.wake_at is None else new.wake_at)
         page = Page(record, 0, is_new=True, is_changed=True, forked_from=new.forked_from)
         page.messages = rules.first_messages(new, self.now)
+        page.dedupe = new.queue_key or None if new.dedupes and new.queue else None
         self._born.append(page)
         self._by_id[new.run_id] = page
         return page
@@ -240,6 +255,9 @@ class Book:
     async def write(self) -> None:
         """Write everything. Raises ``Again`` if somebody was faster."""
         await self._give_keys()
+        named = {page.record.queue for page in self._born if page.record.queue}
+        if named:
+            await queues.know(self._tx, named)
         pages = sorted([*self._pages.values(), *self._born], key=lambda page: page.record.run_key)
         await self._insert_runs([page for page in pages if page.is_new])
         await self._insert_entries(pages)
@@ -248,6 +266,15 @@ class Book:
         await self._insert_messages(pages)
         await self._write_replies(pages)
         await self._write_attempts(pages)
+        await self._move_in_queues(pages)
+
+    async def _move_in_queues(self, pages: Sequence[Page]) -> None:
+        leaving = [page.record.run_key for page in pages if page.leaves]
+        if leaving:
+            await queues.leave(self._tx, leaving)
+        aside = [page.record.run_key for page in pages if page.stands_aside and not page.leaves]
+        if aside:
+            await queues.stand_aside(self._tx, aside)
 
     async def _give_keys(self) -> None:
         if not self._born:
@@ -264,7 +291,8 @@ class Book:
                 *(run.run_key, run.run_id, run.workflow, run.code_version, run.status, run.epoch, run.worker_key),
                 *(run.wake_at, page.claimed_version, run.created_at, run.deaths, run.max_recoveries, run.inbox_seq),
                 *(run.inbox_done, run.parent_key, run.parent_command, run.refused_by, run.base, page.forked_from),
-                *(run.on_parent_close, run.family, run.pinned),
+                *(run.on_parent_close, run.family, run.pinned, run.queue, run.queue_key, run.priority),
+                *(1 if run.queue else 0, page.dedupe),
             )
             for page in pages
             for run in [page.record]
@@ -357,6 +385,9 @@ def new_record(
         on_parent_close=new.on_parent_close,
         family=new.family,
         pinned=new.pinned,
+        queue=new.queue,
+        queue_key=new.queue_key,
+        priority=new.priority,
         created=new.created,
     )
 

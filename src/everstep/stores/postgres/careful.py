@@ -180,7 +180,7 @@ class _Landing:
         for message in (message for each in answers for message in each):
             self._book.deliver(page, message)
         if write.status.is_at_rest:
-            page.forget_attempts()
+            page.rest()
             tell_parent(self._book, page, write.entry)
 
     def _start_child(self, child: NewRun, entry: Entry) -> Sequence[Message]:

@@ -65,7 +65,7 @@ it AS MATERIALIZED (
     WHERE not_before IS NULL OR not_before <= (SELECT now FROM clock)
 ),
 held AS MATERIALIZED (
-    SELECT it.*, runs.parent_key AS parent,
+    SELECT it.*, runs.parent_key AS parent, runs.queue, runs.queue_key,
            it.must = 'never' OR runs.inbox_seq <= greatest(runs.inbox_done, it.consumed)
            OR (it.must = 'later' AND it.wake_at <= (SELECT now FROM clock)) AS may
     FROM it JOIN everstep.runs ON runs.run_key = it.run_key
@@ -112,8 +112,15 @@ changed AS (
         status = CASE WHEN held.frees THEN held.status ELSE runs.status END,
         worker_key = CASE WHEN held.frees THEN NULL ELSE runs.worker_key END,
         wake_at = CASE WHEN held.frees THEN held.wake_at ELSE runs.wake_at END,
-        refused_by = CASE WHEN held.rests OR held.status = 'paused' THEN '' ELSE runs.refused_by END
+        refused_by = CASE WHEN held.rests OR held.status = 'paused' THEN '' ELSE runs.refused_by END,
+        line = CASE WHEN held.rests THEN 0 ELSE runs.line END,
+        admitted = runs.admitted AND NOT held.rests,
+        dedupe = CASE WHEN held.rests THEN NULL ELSE runs.dedupe END
     FROM held WHERE runs.run_key = held.run_key AND (held.run_key IN (SELECT run_key FROM landed)) IS TRUE
+),
+passed AS (
+    INSERT INTO everstep.passed(queue, queue_key) SELECT queue, queue_key FROM held
+    WHERE rests AND queue_key <> '' AND (held.run_key IN (SELECT run_key FROM landed)) IS TRUE
 ),
 settled AS (
     DELETE FROM everstep.attempts USING unnest($29::int8[], $30::text[]) AS old(run_key, key)
@@ -157,7 +164,11 @@ def _is_simple(write: Append) -> bool:
         return False
     new = write.create
     if new is not None and (
-        new.parent_key is not None or new.on_parent_close or new.family or not rules.is_text(new.run_id, new.pinned)
+        new.parent_key is not None
+        or new.on_parent_close
+        or new.family
+        or new.queue
+        or not rules.is_text(new.run_id, new.pinned)
     ):
         return False
     return not (write.status is Status.PAUSED and write.refused_by)

@@ -14,13 +14,13 @@ from typing import Final
 from everstep.journal import Entry
 from everstep.records import RunKey
 from everstep.stores import rules
-from everstep.stores.moving import COMMON, ENTRY, HEAD, RUN, SIDES
+from everstep.stores.moving import COMMON, ENTRY, HEAD, IN_LINE, RUN, SIDES
 from everstep.stores.postgres import migrate, rows
 from everstep.stores.postgres.link import Row
 from everstep.stores.postgres.pool import Tx
 from everstep.stores.upkeep import Bundle, Counters, Line, Value
 
-BOOLS: Final[frozenset[str]] = frozenset()
+BOOLS: Final = frozenset({"admitted", "is_paused"})
 """Columns of RUN, SIDES and COMMON that hold true or false here, and 1 or 0 in SQLite."""
 _OF_HEAD: Final = {
     "status": "CASE WHEN runs.worker_key IS NULL THEN runs.status ELSE head.status END",
@@ -29,6 +29,7 @@ _OF_HEAD: Final = {
     "updated_at": "head.at",
     "step": "head.step",
     "cursor": "head.cursor",
+    "line": IN_LINE,
     "deaths": "CASE WHEN head.version > runs.claimed_version THEN 0 ELSE runs.deaths END",
 }
 _RUNS: Final = f"""

@@ -77,11 +77,16 @@ WHERE ($1::text[] IS NULL OR CASE WHEN runs.worker_key IS NULL THEN runs.status 
   AND ($4::int8 IS NULL OR runs.created_at >= $4::int8)
   AND ($5::int8 IS NULL OR (runs.created_at, runs.run_key) <
        (SELECT older.created_at, older.run_key FROM everstep.runs AS older WHERE older.run_key = $5::int8))
+  AND ($7::text = '' OR runs.queue = $7::text) AND ($8::text = '' OR runs.queue_key = $8::text)
 ORDER BY runs.created_at DESC, runs.run_key DESC LIMIT $6
 """  # noqa: S608
 # The same, where the index of the few runs that need somebody's attention will do. Nobody owns those.
 _LIST_TROUBLE: Final = _LIST.replace(
     "WHERE ($1", "WHERE runs.status IN ('paused', 'failed', 'dead') AND runs.worker_key IS NULL AND ($1", 1
+)
+# And where the runs in progress of a queue are asked for: they are sorted, so that no index of all runs will do.
+_LIST_ADMITTED: Final = _LIST.replace("WHERE ($1", "WHERE runs.admitted AND ($1", 1).replace(
+    "ORDER BY runs.created_at DESC,", "ORDER BY runs.created_at + 0 DESC,", 1
 )
 _TROUBLE: Final = frozenset({Status.PAUSED, Status.FAILED, Status.DEAD})
 _VERSION_MAX: Final = (1 << 63) - 1
@@ -222,6 +227,7 @@ async def runs(tx: Tx, query: RunFilter) -> list[RunRecord]:
     """Runs that match, newest first."""
     rules.check_filter(query)
     statement = _LIST_TROUBLE if query.statuses and _TROUBLE.issuperset(query.statuses) else _LIST
+    statement = _LIST_ADMITTED if query.is_admitted else statement
     statuses = [each.value for each in query.statuses] or None
     values = (statuses, query.workflow, query.id_prefix, query.created_from, query.before, query.limit)
-    return list(map(rows.run_of, await tx.fetch(statement, *values)))
+    return list(map(rows.run_of, await tx.fetch(statement, *values, query.queue, query.queue_key)))

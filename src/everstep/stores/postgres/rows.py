@@ -15,7 +15,7 @@ CASE WHEN runs.worker_key IS NULL THEN runs.status ELSE head.status END, head.ve
 runs.wake_at, runs.created_at, head.at, head.step, head.cursor,
 CASE WHEN head.version > runs.claimed_version THEN 0 ELSE runs.deaths END, runs.max_recoveries, runs.inbox_seq,
 runs.inbox_done, runs.parent_key, runs.parent_command, runs.refused_by, runs.base,
-runs.on_parent_close, runs.family, runs.pinned
+runs.on_parent_close, runs.family, runs.pinned, runs.queue, runs.queue_key, runs.priority, runs.admitted
 """
 # Written so that it can only be answered by going to the newest entry of one run at a time.
 HEAD: Final = """
@@ -72,6 +72,10 @@ def run_of(row: Row, created: bytes = b"", outcome: bytes | None = None) -> RunR
         on_parent_close=row[22],
         family=row[23],
         pinned=row[24],
+        queue=row[25],
+        queue_key=row[26],
+        priority=row[27],
+        is_admitted=row[28],
         created=created,
         outcome=outcome,
     )

@@ -70,17 +70,51 @@ CREATE TABLE everstep.runs(
     on_parent_close text COLLATE "C" NOT NULL DEFAULT '',
     family text COLLATE "C" NOT NULL DEFAULT '',
     pinned text COLLATE "C" NOT NULL DEFAULT '',
+    queue text COLLATE "C" NOT NULL DEFAULT '',
+    queue_key text COLLATE "C" NOT NULL DEFAULT '',
+    priority int4 NOT NULL DEFAULT 0,
+    line int2 NOT NULL DEFAULT 0,
+    admitted bool NOT NULL DEFAULT false,
+    dedupe text COLLATE "C",
     forked_from int8 REFERENCES everstep.runs
 ) WITH (fillfactor = 80);
 
-CREATE INDEX runs_due ON everstep.runs(workflow, pinned, refused_by, wake_at, run_key)
-    WHERE worker_key IS NULL AND wake_at IS NOT NULL;
+CREATE INDEX runs_due ON everstep.runs(queue, workflow, pinned, refused_by, wake_at, run_key)
+    WHERE worker_key IS NULL AND wake_at IS NOT NULL AND line = 0;
+CREATE INDEX runs_in_line ON everstep.runs(queue, workflow, pinned, priority, wake_at, run_key) WHERE line = 1;
+CREATE INDEX runs_behind ON everstep.runs(queue, queue_key, priority, wake_at, run_key) WHERE line = 2;
+CREATE INDEX runs_admitted ON everstep.runs(queue, queue_key) WHERE admitted;
+CREATE UNIQUE INDEX runs_deduped ON everstep.runs(queue, dedupe) WHERE dedupe IS NOT NULL;
 CREATE INDEX runs_owned ON everstep.runs(worker_key, run_key) WHERE worker_key IS NOT NULL;
 CREATE INDEX runs_unread ON everstep.runs(worker_key, run_key) WHERE worker_key IS NOT NULL AND inbox_seq > inbox_done;
 CREATE INDEX runs_children ON everstep.runs(parent_key, run_key) WHERE parent_key IS NOT NULL;
 CREATE INDEX runs_forks ON everstep.runs(forked_from) WHERE forked_from IS NOT NULL;
 CREATE INDEX runs_newest ON everstep.runs(created_at, run_key);
 CREATE INDEX runs_in_trouble ON everstep.runs(created_at, run_key) WHERE status IN ('paused', 'failed', 'dead');
+
+CREATE TABLE everstep.queues(
+    name text COLLATE "C" PRIMARY KEY,
+    declared text,
+    changed text,
+    changed_by text NOT NULL DEFAULT '',
+    changed_why text NOT NULL DEFAULT '',
+    is_paused bool NOT NULL DEFAULT false,
+    paused_by text NOT NULL DEFAULT '',
+    paused_why text NOT NULL DEFAULT ''
+);
+
+CREATE TABLE everstep.admissions(
+    queue text COLLATE "C" NOT NULL,
+    at int8 NOT NULL,
+    run_key int8 NOT NULL,
+    PRIMARY KEY (queue, at, run_key)
+);
+
+CREATE TABLE everstep.passed(
+    queue text COLLATE "C" NOT NULL,
+    queue_key text COLLATE "C" NOT NULL
+);
+CREATE INDEX passed_queue ON everstep.passed(queue);
 
 CREATE TABLE everstep.journal(
     run_key int8 NOT NULL,

@@ -30,8 +30,9 @@ async def settle(tx: Tx, settlement: Settlement, given: Micros | None) -> RunRec
         return None
     append_unasked(book, page, settlement.events, settlement.status)
     page.change(replace(page.record, wake_at=settlement.wake_at))
+    page.stands_aside = bool(page.record.queue)
     if settlement.status.is_at_rest:
-        page.forget_attempts()
+        page.rest()
         await book.read_dedupes(told_by(book, page.record.run_key))
         entry, *_ = page.entries[-1]
         tell_parent(book, page, entry)

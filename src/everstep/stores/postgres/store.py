@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from everstep.errors import StoreError, StoreUnavailable
 from everstep.journal import Entry
+from everstep.limits import QueueChange, QueueRecord
 from everstep.records import (
     NO_PROFILE,
     AttemptRecord,
@@ -33,7 +34,7 @@ from everstep.stores import rules
 from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Settlement, Write
 from everstep.stores.changes import Changes
 from everstep.stores.migrations import Migration, refuse_behind, refuse_unusable, refuse_worker
-from everstep.stores.postgres import begin, claim, faults, prune, read, schema, settle, trim, workers
+from everstep.stores.postgres import begin, claim, faults, prune, queues, read, schema, settle, trim, workers
 from everstep.stores.postgres.address import Address
 from everstep.stores.postgres.clock import ServerClock
 from everstep.stores.postgres.migrate import Request, migrate
@@ -265,6 +266,17 @@ class PostgresStore:
             return await pool.ask(lambda tx: trim.foresee(tx, request))
         return await pool.transact(lambda tx: trim.trim(tx, request))
 
+    async def configure(self, change: QueueChange) -> QueueRecord:
+        """See Store."""
+        queue = await self._state().pool.transact(lambda tx: queues.configure(tx, change))
+        self._changes.mark()
+        await self._tell()
+        return queue
+
+    async def queues(self) -> list[QueueRecord]:
+        """See Store."""
+        return await self._state().pool.ask(lambda tx: queues.standings(tx, self.now.given))
+
     # --- claiming -----------------------------------------------------------------------------------------------------------
 
     async def claim(self, request: ClaimRequest) -> Claims:
@@ -344,7 +356,7 @@ class PostgresStore:
     async def list(self, query: RunFilter) -> list[RunRecord]:
         """See Store."""
         rules.check_filter(query)
-        if not rules.is_text(query.workflow, query.id_prefix):
+        if not rules.is_text(query.workflow, query.id_prefix, query.queue, query.queue_key):
             return []
         return await self._state().pool.ask(lambda tx: read.runs(tx, query))
 

@@ -14,7 +14,7 @@ from typing import Final
 from everstep.journal import Entry
 from everstep.records import RunKey, Status
 from everstep.stores import rules
-from everstep.stores.moving import COMMON, ENTRY, HEAD, RUN, SIDES
+from everstep.stores.moving import COMMON, ENTRY, HEAD, IN_LINE, RUN, SIDES
 from everstep.stores.sqlite import migrate, read, rows
 from everstep.stores.sqlite.ask import Ask, Row, only
 from everstep.stores.sqlite.faults import MOVED
@@ -34,7 +34,8 @@ _SET: Final = "INSERT INTO meta(key, value) VALUES (?1, ?2) ON CONFLICT(key) DO 
 _UNSET: Final = "DELETE FROM meta WHERE key = ?"
 _META: Final = "SELECT value FROM meta WHERE key = ?"
 
-_RUNS: Final = f"SELECT {', '.join((*RUN, *HEAD))} FROM runs WHERE run_key > ? ORDER BY run_key LIMIT ?"  # noqa: S608
+_SHOWN: Final = [IN_LINE if name == "line" else name for name in (*RUN, *HEAD)]
+_RUNS: Final = f"SELECT {', '.join(_SHOWN)} FROM runs WHERE run_key > ? ORDER BY run_key LIMIT ?"  # noqa: S608
 _JOURNAL: Final = f"{read.CHAIN} SELECT {rows.ENTRY} FROM chain CROSS JOIN journal USING (id)"  # noqa: S608
 _FIRST: Final = f"SELECT {rows.ENTRY} FROM journal WHERE id = (SELECT first FROM runs WHERE run_key = ?)"  # noqa: S608
 _SIDES: Final = {

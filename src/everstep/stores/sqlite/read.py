@@ -57,12 +57,15 @@ WHERE (?1 IS NULL OR status IN (SELECT value FROM json_each(?1)))
   AND substr(run_id, 1, length(?3)) = ?3
   AND created_at >= ?4
   AND (?5 IS NULL OR (created_at, run_key) < (SELECT created_at, run_key FROM runs WHERE run_key = ?5))
+  AND (?7 = '' OR queue = ?7) AND (?8 = '' OR queue_key = ?8)
 ORDER BY created_at DESC, run_key DESC LIMIT ?6
 """  # noqa: S608
 # The same, where the index of the few runs that need somebody's attention will do.
 _LIST_TROUBLE: Final = _LIST.replace(
     "WHERE", "INDEXED BY runs_in_trouble WHERE (status = 'paused' OR status = 'failed' OR status = 'dead') AND", 1
 )
+# And where the runs in progress of a queue are asked for.
+_LIST_ADMITTED: Final = _LIST.replace("WHERE", "INDEXED BY runs_admitted WHERE admitted = 1 AND", 1)
 _TROUBLE: Final = frozenset({Status.PAUSED, Status.FAILED, Status.DEAD})
 
 
@@ -171,7 +174,8 @@ def runs(ask: Ask, query: RunFilter) -> list[RunRecord]:
     """Runs that match, newest first."""
     rules.check_filter(query)
     statement = _LIST_TROUBLE if query.statuses and _TROUBLE.issuperset(query.statuses) else _LIST
+    statement = _LIST_ADMITTED if query.is_admitted else statement
     statuses = msgspec.json.encode(query.statuses).decode() if query.statuses else None
     created_from = -1 if query.created_from is None else query.created_from
     bindings = (statuses, query.workflow, query.id_prefix, created_from, query.before, query.limit)
-    return list(map(rows.run_of, ask(statement, bindings)))
+    return list(map(rows.run_of, ask(statement, (*bindings, query.queue, query.queue_key))))

@@ -11,7 +11,7 @@ from everstep.stores.sqlite.ask import Row
 RUN: Final = (
     "run_key, run_id, workflow, code_version, status, version, hash, epoch, worker_key, wake_at, created_at, updated_at, step, "
     "cursor, deaths, max_recoveries, inbox_seq, inbox_done, parent_key, parent_command, refused_by, base, "
-    "on_parent_close, family, pinned"
+    "on_parent_close, family, pinned, queue, queue_key, priority, admitted"
 )
 CREATED_AND_OUTCOME: Final = (
     "(SELECT events FROM journal WHERE id = runs.first), (SELECT events FROM journal WHERE id = runs.outcome_entry)"
@@ -56,6 +56,10 @@ def run_of(row: Row, created: bytes = b"", outcome: bytes | None = None) -> RunR
         on_parent_close=row[22],
         family=row[23],
         pinned=row[24],
+        queue=row[25],
+        queue_key=row[26],
+        priority=row[27],
+        is_admitted=bool(row[28]),
         created=created,
         outcome=outcome,
     )

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from everstep.errors import StoreUnavailable
 from everstep.journal import Entry
+from everstep.limits import QueueChange, QueueRecord
 from everstep.records import (
     NO_PROFILE,
     AttemptRecord,
@@ -52,7 +53,7 @@ from everstep.stores.base import (
 from everstep.stores.changes import Changes
 from everstep.stores.migrations import Migration, refuse_worker
 from everstep.stores.pruning import Kept, Pruned, PruneRequest, TrimRequest
-from everstep.stores.sqlite import callers, claim, connection, faults, prune, read, schema, trim, workers, write
+from everstep.stores.sqlite import callers, claim, connection, faults, prune, queues, read, schema, trim, workers, write
 from everstep.stores.sqlite.ask import Ask, asking
 from everstep.stores.sqlite.clock import StoreClock, wall_clock
 from everstep.stores.sqlite.oslock import WorkerLocks
@@ -272,6 +273,16 @@ class SQLiteStore:
             return await self._read(lambda ask: trim.foresee(ask, request, old))
         return await self._state().writer.run(lambda tx: trim.trim(tx, request, old))
 
+    async def configure(self, change: QueueChange) -> QueueRecord:
+        """See Store."""
+        queue = await self._state().writer.run(lambda tx: queues.configure(tx, change))
+        self._changes.mark()
+        return queue
+
+    async def queues(self) -> list[QueueRecord]:
+        """See Store."""
+        return await self._read(lambda ask: queues.standings(ask, self.now()))
+
     # --- claiming -----------------------------------------------------------------------------------------------------------
 
     async def claim(self, request: ClaimRequest) -> Claims:
@@ -326,7 +337,7 @@ class SQLiteStore:
 
     async def list(self, query: RunFilter) -> list[RunRecord]:
         """See Store."""
-        if not rules.is_text(query.workflow, query.id_prefix):
+        if not rules.is_text(query.workflow, query.id_prefix, query.queue, query.queue_key):
             return []
         return await self._read(lambda ask: read.runs(ask, query))
 

@@ -31,7 +31,7 @@ from everstep.stores.base import (
     Settlement,
     Write,
 )
-from everstep.stores.sqlite import faults, read, rows
+from everstep.stores.sqlite import faults, queues, read, rows
 from everstep.stores.sqlite.ask import Row, Value, only
 from everstep.stores.sqlite.transaction import Tx
 
@@ -55,8 +55,9 @@ _FORKED: Final = "SELECT coalesce(anchors.version, 0) FROM runs LEFT JOIN anchor
 _INSERT_RUN: Final = """
 INSERT INTO runs(run_key, run_id, workflow, code_version, status, version, hash, epoch, worker_key, wake_at, created_at,
                  updated_at, step, cursor, max_recoveries, inbox_seq, inbox_done, parent_key, parent_command, forked_from,
-                 on_parent_close, family, pinned, head, first)
-VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, last_insert_rowid(), last_insert_rowid())
+                 on_parent_close, family, pinned, queue, queue_key, priority, line, dedupe, head, first)
+VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+        last_insert_rowid(), last_insert_rowid())
 """
 
 _ADVANCE: Final = """
@@ -71,7 +72,8 @@ UPDATE runs SET status = ?2, worker_key = NULL, wake_at = ?3, refused_by = ?4,
                 outcome_entry = CASE WHEN ?5 THEN head ELSE outcome_entry END
 WHERE run_key = ?1
 """
-_REFUSED_BY: Final = "SELECT refused_by FROM runs WHERE run_key = ?"
+_REFUSED_BY: Final = "SELECT refused_by, queue FROM runs WHERE run_key = ?"
+_TWIN: Final = "SELECT run_id FROM runs WHERE queue = ? AND dedupe = ?"
 
 _STANDING: Final = "SELECT version, epoch, worker_key, inbox_seq, inbox_done FROM runs WHERE run_key = ?"
 _IS_MY_WORKER_ALIVE: Final = "SELECT 1 FROM workers WHERE worker_key = ? AND gone = ''"
@@ -122,11 +124,13 @@ def create(tx: Tx, runs: Sequence[NewRun]) -> list[Created | Exists]:
 
 
 def _create_queued(tx: Tx, new: NewRun) -> Created | Exists:
-    existing = read.run(tx.ask, new.run_id)
+    existing = read.run(tx.ask, new.run_id) or _twin(tx, new)
     if existing is not None:
         return Exists(existing)
     if new.forked_from is not None:
         rules.check_fork(new, next((version for (version,) in tx.execute(_FORKED, (new.forked_from,))), None))
+    if new.queue:
+        queues.know(tx, new.queue)
     (key,) = only(tx.execute(_NEXT_RUN_KEY))
     now = tx.now()
     first = Entry(key, 1, 0, now, False, new.created, entry_hash(GENESIS, key, 1, 0, now, False, new.created))
@@ -136,6 +140,12 @@ def _create_queued(tx: Tx, new: NewRun) -> Created | Exists:
     created = read.run(tx.ask, new.run_id)
     assert created is not None
     return Created(created)
+
+
+def _twin(tx: Tx, new: NewRun) -> RunRecord | None:
+    """The run that is already there for a dedupe key."""
+    row = tx.execute(_TWIN, (new.queue, new.queue_key)).fetchone() if new.dedupes else None
+    return None if row is None else read.run(tx.ask, row[0])
 
 
 def _insert_run(
@@ -175,6 +185,11 @@ def _insert_run(
             new.on_parent_close,
             new.family,
             new.pinned,
+            new.queue,
+            new.queue_key,
+            new.priority,
+            1 if new.queue else 0,
+            (new.queue_key or None) if new.queue and new.dedupes else None,
         ),
     )
     for each in messages:
@@ -326,9 +341,11 @@ def _keep_blobs(tx: Tx, entry: Entry) -> None:
 
 
 def _give_back(tx: Tx, write: Write, run_key: RunKey, now: Micros) -> None:
-    (refused_by,) = only(tx.execute(_REFUSED_BY, (run_key,)))
+    refused_by, queue = only(tx.execute(_REFUSED_BY, (run_key,)))
     after = (rules.wake_after(write, now), rules.refused_after(refused_by, write), write.status.is_at_rest)
     tx.execute(_GIVE_BACK, (run_key, write.status, *after))
+    if queue and write.status.is_at_rest:
+        queues.leave(tx, run_key)
 
 
 def _keep_attempts(tx: Tx, run_key: RunKey, attempts: Sequence[AttemptRecord], settled: Sequence[str]) -> None:
@@ -352,6 +369,10 @@ def settle(tx: Tx, settlement: Settlement) -> RunRecord | None:
     insert_unasked(tx, entry)
     after = (entry.run_key, entry.version, entry.hash, entry.epoch, at, settlement.status, settlement.wake_at)
     tx.execute(_SETTLE, (*after, is_at_rest))
+    if run.queue and is_at_rest:
+        queues.leave(tx, run.run_key)
+    elif run.queue:
+        queues.stand_aside(tx, run.run_key, is_due=settlement.wake_at is not None)
     if is_at_rest:
         tx.execute(_DROP_ATTEMPTS, (run.run_key,))
         ending = rules.ending_of(entry.events)
