@@ -371,6 +371,7 @@ class StepRun:
             error = raised
         if execution != self._execution_count:
             return  # It was left behind, and the step goes on without it.
+        self._task = None  # It refers to this step: together they would stay until the garbage collector finds them.
         self._disarm()
         if self._is_stopped:
             return
