@@ -123,6 +123,11 @@ class WorkflowScope(Protocol):
     @property
     def is_replaying(self) -> bool: ...
     @property
+    def logged(self) -> Callable[[Any], Any]:
+        """What of a value may go into logs."""
+        ...
+
+    @property
     def random(self) -> Random:
         """Seeded by the run: the same numbers on every replay."""
         ...
@@ -242,6 +247,10 @@ class StepScope(Protocol):
 
     def open_witness(self, data: bytes) -> bytes:
         """The opposite."""
+        ...
+
+    def logged(self, value: Any) -> Any:
+        """What of a value may go into logs."""
         ...
 
     @property

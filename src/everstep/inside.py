@@ -144,9 +144,18 @@ class _OnceLogger(logging.LoggerAdapter[logging.Logger]):
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         where = current()
         extra = {"run_id": where.run_id, "step": where.step, "attempt": where.attempt}
-        kwargs["extra"] = {**extra, **kwargs.get("extra", {})}
+        kwargs["extra"] = {**extra, **_logged(dict(kwargs.get("extra") or {}))}
         return msg, kwargs
 
 
+def _logged(extra: dict[str, Any]) -> dict[str, Any]:
+    scope = workflow_scope() or step_scope.get()
+    shown: dict[str, Any] = extra if scope is None else scope.logged(extra)
+    return shown
+
+
 log = _OnceLogger(logging.getLogger("everstep.run"))
-"""A logger for workflow code and step bodies. In a workflow each line appears once, not again on replay."""
+"""A logger for workflow code and step bodies. In a workflow each line appears once, not again on replay.
+
+What is given as ``extra`` is redacted as errors are (see ``es.Payloads``); what you write into the message is yours to guard.
+"""

@@ -26,6 +26,8 @@ from everstep.ids import check_name
 def patched(id: str) -> bool:  # noqa: A002  # the API's word
     """Whether this run takes a change of the code: True for runs that come here first on this code, False for older ones.
 
+    A run that is retried, and a fork, keep the branch that was taken; a change beyond what had been finished they take.
+
     The first call decides for the whole run, whatever happens later: two places of one change always agree. For an answer of
     its own in each round of a loop, put the round into the id.
 

@@ -18,7 +18,7 @@ from everstep.core.payloads import read_events
 from everstep.core.starting import first_event
 from everstep.errors import IllegalState, UsageError
 from everstep.events import (
-    ChildFailed,
+    ChildRefused,
     ChildStarted,
     ChildSucceeded,
     CompensationBegan,
@@ -45,6 +45,7 @@ from everstep.journal import Entry, Reader, has_version, up_to, verify_chain, ve
 from everstep.payloads import Payloads
 from everstep.records import Message, Micros, RunRecord, Status, UndoRecord
 from everstep.stores.base import Created, NewRun, Settlement, Store
+from everstep.stores.rules import is_closed_with_parent
 
 OUTCOMES = (StepCompleted, StepFailed, StepOutcomeUnknown, StepOverridden)
 
@@ -119,21 +120,24 @@ async def retry(runs: Runs, run_id: str, by: By) -> None:
 
 
 async def _reopened(runs: Runs, run: RunRecord, by: By, first: Sequence[Event] = ()) -> RunRecord | None:
-    """Reopen a run, after the children that failed it: begun again, it finds them at work or done."""
+    """Reopen a run, after its children that have no result: begun again, it finds them at work or done."""
     events = await _events(runs, run)
     goes_on = _goes_on(run, events)
-    anew = [] if goes_on else [key for key, child in failed_children(events) if not await _reopen_child(runs, run, child, by)]
+    left = [] if goes_on else unfinished_children(events)
+    anew = [key for key, child in left if not await _reopen_child(runs, run, child, by)]
     retried = _retried(runs, run, by, goes_on=goes_on, anew=tuple(anew))
     return await _settle(runs, run, [*first, retried], Status.QUEUED, runs.store.now())
 
 
 async def _reopen_child(runs: Runs, parent: RunRecord, run_id: str, by: By) -> bool:
-    """Let a child of a run that is at rest go on as well. False: it cannot, and has to begin anew."""
+    """Let a child of a run that is at rest go on as well. False: it cannot, or has been told to stop, and begins anew."""
     while True:
         child = await runs.store.get(run_id)
         if child is None or child.parent_key != parent.run_key or child.status is Status.CANCELLED:
             return False
-        if not child.status.is_at_rest or child.status is Status.SUCCEEDED:
+        if not child.status.is_at_rest:
+            return not is_closed_with_parent(child)
+        if child.status is Status.SUCCEEDED:
             return True
         try:
             reopened = await _reopened(runs, child, by)
@@ -144,23 +148,23 @@ async def _reopen_child(runs: Runs, parent: RunRecord, run_id: str, by: By) -> b
             return True
 
 
-def failed_children(events: Sequence[Event]) -> list[tuple[str, str]]:
-    """Key and run of each child that came to rest without a result since the code last began with other arguments. Pure."""
+def unfinished_children(events: Sequence[Event]) -> list[tuple[str, str]]:
+    """Key and run of each child of which no result is known since the code last began with other arguments. Pure.
+
+    What became of them may have come too late for the journal: a run at rest is told nothing.
+    """
     started: dict[str, str] = {}
-    failed: dict[str, str] = {}
     for event in events:
         match event:
             case RunContinued():
-                failed.clear()
+                started.clear()
             case ChildStarted(key=key, run_id=run_id):
                 started[key] = run_id
-            case ChildFailed(key=key) if key in started:
-                failed[key] = started[key]
-            case ChildSucceeded(key=key) | StepOverridden(key=key):
-                failed.pop(key, None)
+            case ChildSucceeded(key=key) | StepOverridden(key=key) | ChildRefused(key=key):
+                started.pop(key, None)
             case _:
                 pass
-    return list(failed.items())
+    return list(started.items())
 
 
 async def discard(runs: Runs, run_id: str, by: By) -> None:

@@ -181,6 +181,9 @@ async def test_a_step_awaited_in_a_steps_body_is_refused() -> None:
         def open_witness(self, data: bytes) -> bytes:
             return data
 
+        def logged(self, value: Any) -> Any:
+            return value
+
     token = step_scope.set(Attempt())
     try:
         with pytest.raises(UsageError, match=r"note\('a'\) was awaited inside the step outer of run run-1.*note\.function"):

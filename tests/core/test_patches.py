@@ -12,8 +12,9 @@ import pytest
 import everstep as es
 from everstep.definitions import Workflow
 from everstep.errors import Evicted, NondeterminismError
-from everstep.events import PatchApplied, StepScheduled
+from everstep.events import PatchApplied, StepFailed, StepScheduled
 from everstep.journal import Entry
+from everstep.records import ErrorRecord
 from tests.core.driver import RUN_KEY, Run, commands_of, new_execution, replayed
 from tests.core.steps import charge, note, ship
 
@@ -282,3 +283,69 @@ def test_outside_a_workflow_the_newest_code_runs() -> None:
     es.deprecate_patch("fraud-check")
 
     assert es.patched("fraud-check")
+
+
+# --- code that begins again -------------------------------------------------------------------------------------------------
+
+
+def failed_at_ship(code: Code) -> Run:
+    """A run that has charged, and could not ship."""
+    run = Run(workflow_of(code)())
+    run.begin()
+    while not any(operation.definition.name == "ship" for operation in run.open.values()):
+        run.feed(*run.next_inputs(None))
+    run.feed(StepFailed(run.key_of("ship"), ErrorRecord("builtins.ConnectionError", "away")))
+    return run
+
+
+def asked_again(run: Run, since: int) -> list[str]:
+    """Steps that were asked for from an entry on: executed, not only found done."""
+    return [c.step for entry in run.entries[since:] for c in commands_of(entry) if isinstance(c, StepScheduled)]
+
+
+@pytest.mark.parametrize(("recorded", "code"), [(before, patched), (patched, patched), (patched, deprecated)])
+def test_a_retried_run_keeps_the_branch_that_it_took(recorded: Code, code: Code) -> None:
+    """Else everything after the change would have another key, and be done a second time."""
+    run = failed_at_ship(recorded)
+    since = len(run.entries)
+
+    run.retry(workflow=workflow_of(code))
+    run.feed()
+    run.finish()
+
+    assert ["ship"] == asked_again(run, since)
+    assert (["fraud-check"] if recorded is patched else []) == list(dict.fromkeys(markers(run.entries)))
+    run.check_replays()
+
+
+@pytest.mark.parametrize(("recorded", "code"), [(before, patched), (patched, patched), (patched, deprecated)])
+def test_a_fork_keeps_the_branch_that_the_run_took(recorded: Code, code: Code) -> None:
+    run = failed_at_ship(recorded)
+    fork = Run(workflow_of(code)())
+
+    fork.fork("run-1", run.entries[:-1])
+    fork.finish()
+
+    assert ["ship"] == asked_again(fork, 0)
+    fork.check_replays()
+
+
+def test_a_retried_run_takes_a_change_beyond_what_it_had_done() -> None:
+    """Nothing that it has done stands after the question."""
+
+    async def careful() -> str:
+        receipt = await charge("42", 1999)
+        if es.patched("wrap"):
+            await note("wrap it")
+        return await ship(receipt)
+
+    run = failed_at_ship(before)
+    since = len(run.entries)
+
+    run.retry(workflow=workflow_of(careful))
+    run.feed()
+    run.finish()
+
+    assert ["note", "ship"] == asked_again(run, since)
+    assert ["wrap"] == markers(run.entries)
+    run.check_replays()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+import re
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -179,6 +180,23 @@ async def test_a_later_run_of_a_pruned_id_finds_no_witness_of_the_earlier_one(he
     assert 1 == (await engine.prune(timedelta(0))).run_count
     assert 4 == await (await engine.start(only(), id="a")).result()
     assert [("a", take.name, "0:1", "7"), ("a", take.name, "0:1", "4")] == sorted(kind.witnesses, reverse=True)
+
+
+async def test_the_page_says_which_witnesses_are_old(here: Here, kind: Kind) -> None:
+    """Both conditions of docs/howto/exactly-once-effects.md are what their database understands, and mean what they say."""
+    take = kind.database.transaction(kind.take)
+    only = workflow_of(take, "hat", 3)
+    await (await (await here.engine(only)).start(only(), id="a")).result()
+    page = (Path(__file__).parents[2] / "docs/howto/exactly-once-effects.md").read_text(encoding="utf-8")
+    conditions = re.findall(
+        r"WHERE at < datetime\('now', '-90 days'\)|WHERE at <\s+CURRENT_TIMESTAMP - INTERVAL '90 days'", page
+    )
+
+    old = conditions["postgres" in repr(kind.database)]
+    young = old.replace("'-90 days'", "'+1 days'").replace("'90 days'", "'-1 days'")
+
+    assert [] == kind.rows(f"SELECT run_id FROM everstep_witness {old}")
+    assert [("a",)] == kind.rows(f"SELECT run_id FROM everstep_witness {young}")
 
 
 async def test_a_worker_that_dies_after_the_commit_is_followed_by_one_that_finds_the_witness(here: Here, kind: Kind) -> None:

@@ -483,6 +483,36 @@ async def test_the_log_does_not_tell_what_is_encrypted(world: World, caplog: pyt
     assert CANARY not in repr([record.__dict__ for record in caplog.records])
 
 
+async def test_what_is_logged_beside_a_message_is_redacted(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """By the names of fields, and wherever a text stands that is known to be hidden; in workflow code and in bodies."""
+
+    @es.step
+    async def connect_to(host: str, password: str) -> str:
+        es.log.info("connecting", extra={"host": host, "password": password, "tried": [f"{host}?pass={password}"]})
+        return host
+
+    @es.workflow
+    async def logging_in(host: str, settings: dict[str, str], key: es.Secret[str]) -> str:
+        es.log.info("settings", extra={"settings": settings, "session_token": "t0ken", "attempts": 3, "key": key})
+        return await connect_to(host, settings["password"])
+
+    caplog.set_level(logging.DEBUG, "everstep.run")
+    engine = await world.engine(logging_in, payloads=replace_redact(encrypted()))
+
+    await (await engine.start(logging_in("db", {"password": "opensesame", "user": "root"}, es.Secret(CANARY)), id="run-1"))
+
+    inside, body = [record.__dict__ for record in caplog.records if record.name == "everstep.run"]
+    assert {"password": "***", "user": "root"} == inside["settings"]
+    assert ("***", 3, "run-1") == (inside["session_token"], inside["attempts"], inside["run_id"])
+    assert ("db", "***", ["db?pass=***"]) == (body["host"], body["password"], body["tried"])
+    assert CANARY not in repr([inside, body])
+
+
+def replace_redact(payloads: es.Payloads) -> es.Payloads:
+    """The same with names that are redacted."""
+    return es.Payloads(encryption=payloads.encryption, redact=["password", "*_token"])
+
+
 async def test_the_reason_of_a_pause_is_for_who_has_the_key(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """A mismatch shows arguments."""
 

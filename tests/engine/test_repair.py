@@ -202,6 +202,48 @@ async def test_a_child_whose_steps_were_undone_begins_anew(world: World) -> None
     assert "succeeded" == await_status(world, "p/0:1~1")
 
 
+@es.workflow
+async def guided_tour() -> str:
+    """A child at work when the parent fails, and is stopped with it."""
+    async with asyncio.TaskGroup() as group:
+        tour = group.create_task(lead())
+        group.create_task(hurry())
+    return tour.result()
+
+
+@es.workflow
+async def lead() -> str:
+    try:
+        await book("bus")
+        await asyncio.sleep(600)
+    except asyncio.CancelledError:
+        await asyncio.sleep(30)
+        raise
+    return await book("boat")
+
+
+async def hurry() -> None:
+    await asyncio.sleep(60)
+    await book("ferry")
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_child_that_was_cancelled_with_its_parent_begins_anew_with_it(world: World, at_once: bool) -> None:
+    """Nobody wanted its end but the failure of its parent, and a cancelled run is final; one that still cleans up is no use."""
+    broken.add("ferry")
+    _, handle = await failed(world, guided_tour(), "p", guided_tour, lead)
+    await until(lambda: at_once or await_status(world, "p/0.1:1") == "cancelled")
+    assert at_once is (await_status(world, "p/0.1:1") in ("running", "waiting"))
+    broken.clear()
+
+    await handle.retry("the ferry is there again")
+
+    assert "boat booked" == await handle.result()
+    assert {"bus": 2, "ferry": 2, "boat": 1} == dict(calls)
+    assert "cancelled" == await_status(world, "p/0.1:1")
+    assert "succeeded" == await_status(world, "p/0.1:1~1")
+
+
 async def test_the_time_limit_begins_again_with_a_retry(world: World) -> None:
     engine = await world.engine(listener)
     handle = await engine.start(listener(), id="w", timeout=60)

@@ -196,6 +196,33 @@ async def test_what_arrives_for_a_wait_that_was_given_up_goes_to_the_next(world:
     assert ["one", "two"] == await handle.result()
 
 
+@es.workflow
+async def relay(rounds: int, heard: list[str]) -> list[str]:
+    """Takes one word in each of its segments."""
+    heard.append(await word.wait())
+    if rounds:
+        es.continue_as_new(relay(rounds - 1, heard))
+    return heard
+
+
+async def test_signals_outlive_a_run_that_continues_as_new(world: World) -> None:
+    """Those that were sent before and not taken, and those that come after; also when its worker dies in between."""
+    engine = await world.engine(relay)
+    handle = await engine.start(relay(3, []), id="a", send=[word.message("one"), word.message("two")])
+    await turns()
+    await handle.send(word, "three", key="once")
+    kill(engine)
+    other = await world.engine(relay)
+    await asyncio.sleep(60)
+    again = other.handle("a", relay)
+
+    await again.send(word, "three", key="once")
+    await again.send(word, "four")
+
+    assert ["one", "two", "three", "four"] == await again.result()
+    assert 1 < (await world.record("a")).base
+
+
 async def test_a_run_at_rest_takes_no_signal(world: World) -> None:
     engine = await world.engine(explain)
     handle = await engine.start(explain(), id="a")

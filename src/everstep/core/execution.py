@@ -363,7 +363,7 @@ class Execution:
 
     def _new_program(self, start: Start | None = None, ledger: Ledger | None = None) -> Program:
         program = Program(self._workflow, self.run_id, start, ledger)
-        program.is_discreet = self.keeper.is_discreet
+        program.is_discreet, program.logged = self.keeper.is_discreet, self.keeper.logged
         return program
 
     def record(self, inputs: Sequence[Input], now: Micros) -> Entry:

@@ -1,6 +1,10 @@
 """
 Which changes of its code a run has taken: the answers of ``es.patched``. Pure.
 
+Code that begins again, after a retry or in a fork, keeps the answers of what it begins with. As long as it finds done what was
+done by then, a change that it has no marker of is newer than that, and the answer is no: a yes would shift the keys of what
+follows, and it would all be done a second time.
+
 The first question decides for the whole run, so that two places of one change never disagree. Asked live, the answer is yes,
 and a marker says so in the journal. Asked while the past is replayed, it is whatever the journal says: every marker in it is
 known before the code runs, so a call that has moved to an earlier line gets the same answer.
@@ -28,9 +32,9 @@ class Patches:
         """The journal has these markers."""
         self._answers.update(dict.fromkeys(ids, True))
 
-    def ask(self, patch_id: str, *, is_replaying: bool) -> bool:
-        """Whether the run takes the change."""
-        return self._answers.setdefault(patch_id, not is_replaying)
+    def ask(self, patch_id: str, *, is_past: bool) -> bool:
+        """Whether the run takes the change; ``is_past``: what happens here has happened before."""
+        return self._answers.setdefault(patch_id, not is_past)
 
     def is_decided(self, patch_id: str) -> bool:
         """Whether the code has asked before, or the journal says."""

@@ -125,6 +125,7 @@ class Program:
         undoing: What its sagas are at.
         requests: Those that were accepted.
         is_discreet: What users wrote is not to be logged.
+        logged: What of a value may be, all the same.
         has_begun: The workflow function has been called.
     """
 
@@ -152,6 +153,7 @@ class Program:
         "has_begun",
         "is_discreet",
         "issued",
+        "logged",
         "loop",
         "milestone_count",
         "operations",
@@ -193,6 +195,7 @@ class Program:
         self.cursor = 0 if self.start is None else self.start.cursor
         self.undoing = Undoing(self, self._record, self._is_shut)
         self.is_discreet = False
+        self.logged: Callable[[Any], Any] = _as_it_is
         self._expected: dict[str, CommandEvent] | None = None
         # By identity: two handles with the same time and callback are equal to asyncio.
         self._timer_keys: dict[int, str] = {}
@@ -209,6 +212,7 @@ class Program:
         self._stopped_children: set[str] = set()
         self._is_cut_short = False
         if ledger is not None:
+            self.patches.learn(ledger.patches)
             for event in ledger.signals:
                 self._mailbox.receive(event)
             for request in ledger.requests:
@@ -587,16 +591,21 @@ class Program:
 
     def patched(self, patch_id: str) -> bool:
         """Whether the run takes a change of its code; the first time it is asked live, the answer is recorded."""
-        if self._is_shut():
-            return False
-        if not self.patches.is_decided(patch_id) and not self.is_replaying:
-            self._record(PatchApplied(patch_id))
-        return self.patches.ask(patch_id, is_replaying=self.is_replaying)
+        # Code that begins again has not come here first while it still finds done what was done by then.
+        is_catching_up = self._ledger is not None and not self._ledger.is_exhausted
+        return self._take_patch(patch_id, is_past=self.is_replaying or is_catching_up)
 
     def deprecate_patch(self, patch_id: str) -> None:
         """Mark the run as one that takes the change. Replayed it asks nothing: what the old branch asked for is compared."""
         if not self.is_replaying:
-            self.patched(patch_id)
+            self._take_patch(patch_id, is_past=False)
+
+    def _take_patch(self, patch_id: str, *, is_past: bool) -> bool:
+        if self._is_shut():
+            return False
+        if not self.patches.is_decided(patch_id) and not is_past:
+            self._record(PatchApplied(patch_id))
+        return self.patches.ask(patch_id, is_past=is_past)
 
     def wait_until(self, predicate: Callable[[], bool]) -> asyncio.Future[None]:
         """Wait until the code itself has made this true."""
@@ -720,3 +729,7 @@ class Program:
     def current_task(self) -> asyncio.Task[Any] | None:
         """The task whose code is running."""
         return tasks.current_task(self.loop)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

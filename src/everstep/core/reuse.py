@@ -25,6 +25,7 @@ from everstep.events import (
     ChildStarted,
     ChildSucceeded,
     Event,
+    PatchApplied,
     RequestReceived,
     ResultReused,
     RunContinued,
@@ -97,6 +98,7 @@ class Ledger:
     Attributes:
         start: What the segment began with.
         signals: All that have arrived, in order.
+        patches: Marks of ``es.patched``.
         requests: All that were accepted, in order. Code that begins again answers them again; askers keep the first answer.
         retries: How often the run was retried in this segment.
         is_fork: It was taken over from another run.
@@ -106,6 +108,7 @@ class Ledger:
         self.start: Start | None = None
         self.signals: list[SignalReceived] = []
         self.requests: list[RequestReceived] = []
+        self.patches: set[str] = set()
         self.retries = 0
         self.is_fork = False
         self._asked: dict[str, Identity] = {}
@@ -143,6 +146,8 @@ class Ledger:
                     self._bad[self._asked[event.key]] = event
             case TimerStarted(key=key, delay=delay, due_at=due_at):
                 self._due[key, delay] = due_at
+            case PatchApplied(id=patch_id):
+                self.patches.add(patch_id)
             case SignalReceived():
                 self.signals.append(event)
             case RequestReceived():

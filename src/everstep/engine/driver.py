@@ -56,6 +56,7 @@ from everstep.stores.base import (
     Refused,
     TooEarly,
 )
+from everstep.stores.rules import child_of
 
 TOO_EARLY_SECONDS = 0.05
 
@@ -223,7 +224,8 @@ class Driver:
                     self._underway.begins_nothing = True
                 elif isinstance(event, StepOverridden):
                     self._overridden.append(event.key)
-                self._intake.add(event, message.seq)  # type: ignore[arg-type]  # only inputs are ever posted
+                child = child_of(message.dedupe)
+                self._intake.add(event, message.seq, child)  # type: ignore[arg-type]  # only inputs are ever posted
                 self.go()
 
     def waits(self, record: AttemptRecord) -> None:

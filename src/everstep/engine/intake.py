@@ -13,6 +13,8 @@ from typing import TypeAlias
 
 from everstep.core.program import Program
 from everstep.events import (
+    ChildFailed,
+    ChildSucceeded,
     CommandEvent,
     Input,
     RequestAnswered,
@@ -43,6 +45,12 @@ def is_wanted(program: Program, event: Input) -> bool:
             return True
 
 
+def is_of_its_child(program: Program, event: Input, run_id: str) -> bool:
+    """False for the outcome of a run in whose place another one has been started by the same command."""
+    known = program.family.get(event.key) if isinstance(event, ChildSucceeded | ChildFailed) else None
+    return known is None or run_id in ("", known.run_id)
+
+
 class Intake:
     """See the module. Iterating gives the inputs that wait.
 
@@ -60,7 +68,7 @@ class Intake:
     def __init__(self, consumed: int, encode: Encode) -> None:
         self._encode = encode
         self.received = self.taken = consumed
-        self._waiting: list[tuple[Input, int]] = []
+        self._waiting: list[tuple[Input, int, str]] = []
         self._replies: list[Reply] = []
 
     def __bool__(self) -> bool:
@@ -72,11 +80,11 @@ class Intake:
         return not (self._waiting or self._replies)
 
     def __iter__(self) -> Iterator[Input]:
-        return (event for event, _ in self._waiting)
+        return (event for event, _, _ in self._waiting)
 
-    def add(self, event: Input, seq: int = 0) -> None:
-        """An input has arrived; ``seq`` is its number in the inbox, if that is where it comes from."""
-        self._waiting.append((event, seq))
+    def add(self, event: Input, seq: int = 0, child: str = "") -> None:
+        """An input has arrived; ``seq`` is its number in the inbox, if that is where it comes from; ``child`` whose outcome."""
+        self._waiting.append((event, seq, child))
 
     def take(self, program: Program, *, is_drained: bool) -> list[Input]:
         """Take the inputs of the next entry.
@@ -88,7 +96,7 @@ class Intake:
         desk = program.requests
         inputs: list[Input] = []
         count = 0
-        for event, seq in self._waiting:
+        for event, seq, child in self._waiting:
             if isinstance(event, RequestReceived):
                 if not is_drained or (inputs and desk.has_handler(event.name)):
                     break
@@ -101,7 +109,7 @@ class Intake:
                     continue
                 event = verdict  # the same request, judged
             count, self.taken = count + 1, max(self.taken, seq)
-            if is_wanted(program, event):
+            if is_wanted(program, event) and is_of_its_child(program, event, child):
                 inputs.append(event)
         del self._waiting[:count]
         return inputs

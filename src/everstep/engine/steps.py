@@ -79,6 +79,10 @@ class StepHost(Protocol):
         """The opposite."""
         ...
 
+    def logged(self, value: Any) -> Any:
+        """What of a value may go into logs."""
+        ...
+
     def interrupted(self) -> None:
         """The program is ending around the step."""
         ...
@@ -269,6 +273,10 @@ class StepRun:
     def open_witness(self, data: bytes) -> bytes:
         """The opposite."""
         return self._host.open_witness(self.key, data)
+
+    def logged(self, value: Any) -> Any:
+        """What of a value may go into logs."""
+        return self._host.logged(value)
 
     @property
     def is_wanted(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Container, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from everstep.codec import describe_error
 from everstep.core.attempts import plan_attempt
@@ -295,6 +295,10 @@ class Underway:
     def open_witness(self, key: str, data: bytes) -> bytes:
         """The opposite."""
         return self._keeper.open_witness(key, data)
+
+    def logged(self, value: Any) -> Any:
+        """What of a value may go into logs."""
+        return self._keeper.logged(value)
 
     def interrupted(self) -> None:
         """The program is ending around a step: the run goes on elsewhere."""

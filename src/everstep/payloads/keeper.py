@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import msgspec
 from msgspec import Raw
@@ -225,6 +225,21 @@ class Keeper:
     def shown(self, wire: Any) -> Any:
         """A value as people see it: stars in the fields whose names say so."""
         return self._redaction.plain(wire)
+
+    def logged(self, value: Any) -> Any:
+        """A value as logs may have it: also without texts that are known to be hidden, wherever they stand in it."""
+        return self._logged(self.shown(value)) if self._redaction or self._hidden else value
+
+    def _logged(self, value: Any) -> Any:
+        match value:
+            case str():
+                return self._redacted_text(value)
+            case dict():
+                return {name: self._logged(part) for name, part in cast(Mapping[Any, Any], value).items()}
+            case list():
+                return [self._logged(part) for part in cast(Sequence[Any], value)]
+            case _:
+                return value
 
     def shown_event(self, event: Event) -> Event:
         """The same of the payloads of an event."""

@@ -266,6 +266,11 @@ def outcome_message(ending: Event, parent_command: str, run_id: str, version: in
     return None if outcome is None else Message(event=encode_event(outcome), dedupe=f"child:{run_id}:{version}")
 
 
+def child_of(dedupe: str) -> str:
+    """The child whose outcome a message is, by its dedupe key; nothing for any other message."""
+    return dedupe.removeprefix("child:").rpartition(":")[0] if dedupe.startswith("child:") else ""
+
+
 def answers(child: NewRun, answer: Created | Exists, version: int) -> tuple[Message, ...]:
     """What a parent is told at once about a child that its entry starts (P13).
 
