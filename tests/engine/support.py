@@ -187,6 +187,13 @@ class World:
         await turns()  # It has looked, found nothing, and is asleep: whoever forgets to wake it is found out.
         return engine
 
+    async def opened(self, engine: Engine) -> Engine:
+        """Open an engine that was made by hand; its connection is one of this module's."""
+        self._engines.append(engine)
+        await engine.open()
+        await turns()
+        return engine
+
     def unopened(self, *workflows: Workflow[..., Any], inline: bool = True, **options: Any) -> Engine:
         engine = Engine(FaultyStore(self.store, inline=inline), workflows, **options)
         self._engines.append(engine)

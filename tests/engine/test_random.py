@@ -204,7 +204,7 @@ class Chaos:
     """Two engines, and what befalls them."""
 
     workflow: Workflow[..., Any] = tree
-    verbs: tuple[str, ...] = ("commit", "commit", "commit", "claim", "heartbeat", "pull", "post", "enlist")
+    verbs: tuple[str, ...] = ("commit", "commit", "commit", "claim", "heartbeat", "pull", "post", "wake", "enlist")
 
     def __init__(self, world: World, dice: Random) -> None:
         self.world = world

@@ -380,8 +380,9 @@ async def test_sending_again_what_a_run_has_taken_is_fine_after_its_end(world: W
 async def test_signals_that_nobody_took_are_kept_and_told(world: World) -> None:
     """I8: consumed, in the inbox, or undelivered; in order, with their keys."""
     engine = await world.engine(change_of_mind)
-    handle = await engine.start(change_of_mind(), id="a")
+    await engine.start(change_of_mind(), id="a")
     await asyncio.sleep(2)
+    handle = (await world.client()).handle("a", change_of_mind)
     for number in range(4):
         await handle.send(word, str(number), key=f"k{number}")
     await handle.send(approval, YES)

@@ -64,6 +64,7 @@ SEEN_AT_LEAST = {
     *("pause:Landed", "repeat:Landed", "repeat:Fenced"),
     *("queue:Created", "queue:Exists"),
     *("post:accepted", "post:duplicate", "post:resting", "post:nobody"),
+    *("wake:claimed", "wake:posted"),
     *("claim:pinned", "claim:family", "claim:admitted", "claim:queue again", "claim:queue orphan", "claim:full queue"),
     *("queue:twin", "queues:paused", "queues:changed", "queues:opens later"),
     *("claim:nothing", "claim:due", "claim:orphan", "claim:alone", "claim:died", "claim:suspects wait"),
@@ -104,7 +105,7 @@ class Driver:
 
     async def step(self) -> None:
         """One random act, and a comparison of everything that can be seen."""
-        often = (self.queue, self.claim, self.claim, self.write, self.write, self.write, self.post, self.live, self.die_alone)
+        often = (self.queue, *(self.claim,) * 2, *(self.write,) * 3, self.post, self.wake, self.live, self.die_alone)
         acts = (*often, *often, *often, self.prune, self.trim, self.fork, self.configure)
         await self.random.choice(acts)()
         self.clocks.advance(self.random.choice((0, 0.001, 0.001, 1)))
@@ -252,6 +253,15 @@ class Driver:
             self.note("post", "resting")
         else:
             self.note("post", "accepted" if after.inbox_seq > before.inbox_seq else "duplicate")
+
+    async def wake(self) -> None:
+        """A message from a worker that has room for the run."""
+        if self.workers:
+            known = dict.fromkeys(WORKFLOWS, self.random.choice(CODES))
+            request = ClaimRequest(worker_key=self.random.choice(self.workers[-4:]), workflows=known, run_max=1)
+            run_id, text = self.random.choice([*self.run_ids, "nobody"]), self.message(self.random.choice(("", "a", "b")))
+            woken = await self.all("wake", run_id, text, request)
+            self.note("wake", "claimed" if woken.claimed is not None else "posted")
 
     async def claim(self) -> None:
         """Some worker asks."""

@@ -107,10 +107,14 @@ class Connection:
                 raise self._not_found(run_id)
             return run
         await self.open()
+        run = await self.put(run_id, message)
+        return await self.get(run_id) if run is None else run  # Raises with the right words if there is none.
+
+    async def put(self, run_id: str, message: Message) -> RunRecord | None:
+        """The same with a message as it is stored; None if there is no such run. Engines override this: they may drive it."""
         run = await self.store.post(run_id, message)
-        if run is None:
-            return await self.get(run_id)  # Raises with the right words.
-        self.posted(run)
+        if run is not None:
+            self.posted(run)
         return run
 
     async def send(self, run_id: str, signal: SignalMessage, *, tx: Any = None) -> None:
@@ -146,6 +150,7 @@ class Connection:
             # Begun before we look: where looking takes a while, what changes meanwhile is not missed.
             changed = asyncio.ensure_future(self._wait_for_reply(run_id, max(left, 0)))
             try:
+                await asyncio.sleep(0)  # A task begins in the next turn: what the request woke may be done by then.
                 run = await self.get(run_id)
                 reply = await self._reply_to(run, dedupe)
                 if reply is not None:

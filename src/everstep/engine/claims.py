@@ -1,5 +1,5 @@
 """
-Claim runs for a worker, as long as it has room for them.
+Claim runs for a worker, as long as it has room for them: what is due, and what a message from this process wakes.
 
 An idle worker costs no statement but its heartbeat: this sleeps until a run is due, until somebody in this process knows better
 (``nudge``), or until the store says that others changed something.
@@ -65,6 +65,10 @@ class ClaimerHost(Protocol):
         """It has lost its token, and has no new one yet."""
         ...
 
+    def is_driven(self, run_id: str) -> bool:
+        """A run of this id is driven here."""
+        ...
+
     def has_dropped(self, run: RunRecord) -> bool:
         """The run was driven here under the token that still holds, and its memory was dropped in doubt."""
         ...
@@ -114,6 +118,8 @@ class Claimer:
         self._suspects_wait = False
         self._makes_room_until = 0.0
         self._may_have_stranded = False
+        self._is_claiming_alone = False
+        self._waking_count = 0
 
     @property
     def can_begin(self) -> bool:
@@ -141,13 +147,71 @@ class Claimer:
             self.suspect = None
         if wake_at is not None:
             self.nudge(wake_at)
-        elif was_suspect or driver.has_parent or len(self._host.active) + 1 >= self._run_max or self._suspects_wait:
+        elif was_suspect or driver.has_parent or self._suspects_wait or self._was_full:
             self.nudge()
 
     def clear_suspect(self) -> None:
         """The suspect made progress, so it is none."""
         self.suspect = None
         self.nudge()
+
+    # --- a message --------------------------------------------------------------------------------------------------------
+
+    async def post(self, run_id: str, message: Message) -> tuple[RunRecord | None, bool]:
+        """Put a message into a run's inbox; and if the run is parked and there is room for it, go on with it here.
+
+        Message and claim are one commit then, so that a wake-up costs two: this one and the entry. The claim is one like any
+        other, with its entry and its epoch: what the worker dies of is counted, and whoever had the run before is fenced.
+
+        Returns:
+            The run, as ``Store.post`` does; and whether it is driven here.
+
+        Raises:
+            StoreUnavailable: As ``Store.post`` does.
+        """
+        if not self._may_wake(run_id):
+            return await self._store.post(run_id, message), False
+        self._waking_count += 1
+        try:
+            return await self._wake_and_drive(run_id, message)
+        finally:
+            self._waking_count -= 1
+            # Messages that came before its driver was there were pulled for nobody. If the run is parked again there are none.
+            if self._may_have_stranded or self._was_full or self._host.is_driven(run_id):
+                self.nudge()
+
+    async def _wake_and_drive(self, run_id: str, message: Message) -> tuple[RunRecord | None, bool]:
+        worker_key = self._host.worker_key
+        try:
+            woken = await self._store.wake(run_id, message, self._request(1))
+        except BaseException:
+            self._may_have_stranded = True
+            raise
+        if woken.claimed is not None:
+            await self._drive_woken(woken.claimed, worker_key)
+        return woken.run, woken.claimed is not None
+
+    async def _drive_woken(self, claimed: Claimed, worker_key: WorkerKey) -> None:
+        """The message is stored: whatever fails now is no fault of its sender's."""
+        try:
+            await self._drive([claimed], worker_key)
+        except BaseException as error:
+            self._may_have_stranded = True
+            if not isinstance(error, Exception):
+                raise
+            if not isinstance(error, StoreUnavailable):
+                logger.exception("run %s was claimed and could not be begun; it is given back", claimed.run.run_id)
+
+    def _may_wake(self, run_id: str) -> bool:
+        """Whether a run that is parked, as far as is known here, may be claimed with the message to it.
+
+        Not while stranded runs are looked for: one that was just claimed would be taken for one of them. Not beside a claim
+        that may bring a suspect: that is to be alone.
+        """
+        is_quiet = not (self._may_have_stranded or self._is_claiming_alone or self._host.is_starting_over)
+        return is_quiet and self.can_begin and not self._host.is_driven(run_id)
+
+    # --- claims -----------------------------------------------------------------------------------------------------------
 
     async def claim_for_ever(self) -> None:
         """Until told to drain."""
@@ -178,21 +242,39 @@ class Claimer:
     def _capacity(self) -> int:
         if self._host.tools.threads.is_exhausted or self.suspect is not None:
             return 0
-        if self._suspects_wait and self._host.active and self._loop.time() < self._makes_room_until:
+        if self._suspects_wait and self._count and self._loop.time() < self._makes_room_until:
             # A suspect needs a worker of its own: finish what there is first. But not for ever: what there is may take days,
             # and another worker may have taken the suspect meanwhile.
             return 0
-        return self._run_max - len(self._host.active)
+        return self._run_max - self._count
+
+    @property
+    def _count(self) -> int:
+        """Runs that are driven here, or about to be."""
+        return len(self._host.active) + self._waking_count
+
+    @property
+    def _was_full(self) -> bool:
+        """There was no room before one run less was driven here."""
+        return self._count + 1 >= self._run_max
 
     async def _claim(self) -> bool:
         """Take what is due; whether there may be more."""
-        host, room = self._host, min(self._capacity(), CLAIM_MAX)
+        room = min(self._capacity(), CLAIM_MAX)
         self._must_look = False
         self._due_at = None
         if room <= 0 or not self._lease.is_trusted:
             return False
-        worker_key = host.worker_key
-        claims = await self._store.claim(self._request(room))
+        request = self._request(room)
+        self._is_claiming_alone = request.alone
+        try:
+            return await self._take(request)
+        finally:
+            self._is_claiming_alone = False
+
+    async def _take(self, request: ClaimRequest) -> bool:
+        host, worker_key = self._host, request.worker_key
+        claims = await self._store.claim(request)
         self._suspects_wait = claims.suspects_wait
         self._makes_room_until = self._loop.time() + self._lease_seconds
         # What was not due by the store's own clock, but is by ours: ours is ahead. Asking again at once would be spinning.
@@ -204,7 +286,7 @@ class Claimer:
             logger.error("run %s is dead: its workers kept dying. See: everstep show %s", run_id, run_id)
             host.watchers.tell(run_id)
         await self._drive(claims.runs, worker_key)
-        return len(claims.runs) >= room
+        return len(claims.runs) >= request.run_max
 
     def _request(self, room: int) -> ClaimRequest:
         fingerprint = self._host.payloads.fingerprint
@@ -213,18 +295,20 @@ class Claimer:
             workflows=self._registry.fingerprints(fingerprint),
             versions=self._registry.versions(fingerprint),
             run_max=room,
-            alone=not self._host.active,
+            alone=not self._count,
             family=self._family,
         )
 
     async def _drive(self, runs: Sequence[Claimed], worker_key: WorkerKey) -> None:
-        """Go on with what was claimed under this token, unless the lease is lost: then it belongs to somebody else."""
+        """Go on with what was claimed under this token.
+
+        Not if the lease is lost meanwhile, for then it belongs to somebody else; nor if the worker is about to leave, for that
+        gives it back.
+        """
         for claimed in runs:
             await self._host.turn.wait()
-            if self._host.worker_key != worker_key:
-                return
             shared = await self._shared_by(claimed)
-            if self._host.worker_key != worker_key:
+            if self._is_draining or self._host.worker_key != worker_key:
                 return
             self._host.drive(claimed, shared)
 
@@ -238,7 +322,7 @@ class Claimer:
     # --- what a claim left behind -----------------------------------------------------------------------------------------
 
     async def _give_back_stranded(self) -> None:
-        if not self._may_have_stranded:
+        if not self._may_have_stranded or self._waking_count:
             return
         token = self._host.worker_key
         stranded = await self._stranded(token)

@@ -27,7 +27,7 @@ from everstep.engine.facts import Ended
 from everstep.engine.worker import IDLE_SECONDS_MAX, Worker
 from everstep.errors import EngineClosed, PayloadTooLarge, UsageError
 from everstep.payloads import Payloads
-from everstep.records import RunRecord
+from everstep.records import Message, RunRecord
 from everstep.stores.base import LEASE_SECONDS_DEFAULT, Exists, Fenced, Refused, Store
 from everstep.talk import SignalMessage
 
@@ -223,6 +223,10 @@ class Engine(Client):
     async def _wait_for_reply(self, run_id: str, timeout: float) -> None:
         worker = await self._opened_worker()
         await worker.wait_for(run_id, timeout)
+
+    async def put(self, run_id: str, message: Message) -> RunRecord | None:
+        """See ``Client``; a run that was parked goes on here if there is room, which saves a commit."""
+        return await super().put(run_id, message) if self._worker is None else await self._worker.post(run_id, message)
 
     def posted(self, run: RunRecord) -> None:
         if self._worker is not None:

@@ -32,7 +32,7 @@ from everstep.engine.watchers import Watchers
 from everstep.errors import CorruptJournal, PayloadKeyMissing, StoreUnavailable
 from everstep.events import RunClaimed, RunCreated
 from everstep.payloads import PLAIN, Payloads
-from everstep.records import Micros, RunKey, RunRecord, WorkerKey
+from everstep.records import Message, Micros, RunKey, RunRecord, WorkerKey
 from everstep.stores import rules
 from everstep.stores.base import (
     RUN_KEYS_PER_WORKER,
@@ -239,6 +239,17 @@ class Worker:
     def driver_of(self, run_id: str) -> Driver | None:
         """The driver of a run that is driven here."""
         return self._by_id.get(run_id)
+
+    def is_driven(self, run_id: str) -> bool:
+        """A run of this id is driven here."""
+        return run_id in self._by_id
+
+    async def post(self, run_id: str, message: Message) -> RunRecord | None:
+        """Put a message into a run's inbox, and see to it that it is soon read."""
+        run, is_driven = await self._claimer.post(run_id, message)
+        if run is not None and not is_driven:
+            self.nudge()
+        return run
 
     def nudge(self, due_at: Micros | None = None) -> None:
         """Something changed that concerns runs: look now, or at that instant."""

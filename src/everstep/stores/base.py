@@ -56,6 +56,8 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
          notices nothing. Blobs that nothing left refers to go too. A fork of a run, or of a version of it, that is not there
          any more is refused.
     P38  A worker that was asked to drain is given no run any more, and hears of it with its next heartbeat.
+    P39  ``wake`` is ``post``; and in the same transaction a claim of that run and no other (P7, P8), if the message made it
+         due, it is no suspect (P14) and in no queue, and the worker may drive it. What is not claimed is posted all the same.
 
 Times: ``now()`` is the store's clock. Leases count on a clock that does not jump.
 """
@@ -400,6 +402,18 @@ class Claimed(Struct, frozen=True, gc=False):
     previous: bytes = GENESIS
 
 
+class Woken(Struct, frozen=True, gc=False):
+    """Answer to ``wake``.
+
+    Attributes:
+        run: As ``post`` answers; None if there is no such run.
+        claimed: The run, if it now belongs to the worker.
+    """
+
+    run: RunRecord | None
+    claimed: Claimed | None = None
+
+
 class Claims(Struct, frozen=True, gc=False):
     """Answer to a claim.
 
@@ -495,6 +509,13 @@ class Store(Protocol):
         """Put a message into a run's inbox (P10). Returns the run as it now is; None if there is no such run.
 
         If the returned run is at rest the message was *not* accepted.
+        """
+        ...
+
+    async def wake(self, run_id: str, message: Message, request: ClaimRequest) -> Woken:
+        """``post`` for a worker that has room for the run: a run that was parked then costs one commit less (P39).
+
+        ``request`` says who asks and what it may drive; its ``run_max`` is not looked at.
         """
         ...
 

@@ -54,6 +54,7 @@ from everstep.stores.base import (
     Settlement,
     Slot,
     TransactionBody,
+    Woken,
     Write,
     death_of,
 )
@@ -450,14 +451,31 @@ class MemoryStore:
 
     async def post(self, run_id: str, message: Message) -> RunRecord | None:
         """See Store."""
+        posted = self._post(run_id, message)
+        self._changes.mark()
+        return posted
+
+    def _post(self, run_id: str, message: Message) -> RunRecord | None:
         self._check_open()
         rules.check_text(message.event, f"the message to run {run_id}")
         run = self._find(run_id)
         if run is None:
             return None
         self._deliver(run, message)
-        self._changes.mark()
         return _full(run)
+
+    async def wake(self, run_id: str, message: Message, request: ClaimRequest) -> Woken:
+        """See Store."""
+        run = self._find(run_id)
+        due_at = None if run is None else run.record.wake_at
+        posted = self._post(run_id, message)
+        is_due = posted is not None and posted.wake_at != due_at
+        if posted is None or not is_due or not rules.may_wake(request, posted) or not self._is_willing(request.worker_key):
+            self._changes.mark()
+            return Woken(posted)
+        claimed = self._take(rules.woken(posted), request.worker_key, alone=False)
+        self._changes.mark(request.worker_key)
+        return Woken(claimed.run, claimed)
 
     def _deliver(self, run: _Run, message: Message) -> None:
         record = run.record
@@ -479,7 +497,7 @@ class MemoryStore:
     async def claim(self, request: ClaimRequest) -> Claims:
         """See Store."""
         self._check_open()
-        if not self._is_alive(request.worker_key) or self._workers[request.worker_key].draining:
+        if not self._is_willing(request.worker_key):
             return Claims([])
         self._bury(request.worker_key)
         orphans, sources, now = self._orphans(request), self._sources(request), self.now()
@@ -493,6 +511,9 @@ class MemoryStore:
         leases = [(each.heartbeat, each.lease_seconds) for each in others]
         next_expiry_at = rules.expiry_at(leases, self._monotonic(), self.now())
         return Claims(claimed, choice.next_due_at, choice.suspects_wait, died, next_expiry_at)
+
+    def _is_willing(self, worker_key: WorkerKey) -> bool:
+        return self._is_alive(worker_key) and not self._workers[worker_key].draining
 
     def _bury(self, claimer_key: WorkerKey) -> None:
         """Mark every worker dead whose death can be proved now."""

@@ -400,6 +400,21 @@ def may_drive(
     return codes is not None and not {*codes.split()} <= {*refused_by.split()}
 
 
+def may_wake(request: ClaimRequest, run: RunRecord) -> bool:
+    """Whether a worker may take the run that its message has just made due (P39).
+
+    Suspects and runs of queues are left to claims, which know who drives nothing else, and what a queue has room for.
+    """
+    is_suspect = judge_recovery(run.deaths, run.max_recoveries, was_alone=False) != "claim"
+    is_plain = not (is_suspect or run.queue)
+    return is_plain and may_drive(request, run.run_id, run.workflow, run.refused_by, run.pinned, run.family)
+
+
+def woken(run: RunRecord) -> Candidate:
+    """The run as what is to be claimed."""
+    return Candidate(run_key=run.run_key, wake_at=run.wake_at, deaths=run.deaths, max_recoveries=run.max_recoveries)
+
+
 def drivable(request: ClaimRequest) -> list[tuple[str, str, str]]:
     """What a worker has: name, version (empty for runs that are not pinned), and the fingerprints of its code for it."""
     pinned = [(name, version, codes) for (name, version), codes in request.versions.items()]

@@ -35,6 +35,7 @@ from everstep.stores.base import (
     Slot,
     Store,
     TransactionBody,
+    Woken,
     Write,
     transacting,
 )
@@ -123,6 +124,10 @@ class Connection:
     async def post(self, run_id: str, message: Message) -> RunRecord | None:
         """See Store."""
         return await self.ask("post", (run_id, message), lambda: self.inner.post(run_id, message))
+
+    async def wake(self, run_id: str, message: Message, request: ClaimRequest) -> Woken:
+        """See Store."""
+        return await self.ask("wake", (run_id, message, request), lambda: self.inner.wake(run_id, message, request))
 
     async def settle(self, settlement: Settlement) -> RunRecord | None:
         """See Store."""

@@ -26,6 +26,7 @@ from everstep.testing.queue_suite import QueueSuite
 from everstep.testing.reading_suite import ReadingSuite
 from everstep.testing.transacting_suite import TransactingSuite
 from everstep.testing.trimming_suite import TrimmingSuite
+from everstep.testing.waking_suite import WakingSuite
 from everstep.testing.worker_suite import WorkerSuite
 
 
@@ -34,6 +35,7 @@ class StoreSuite(
     EntriesSuite,
     OwnershipSuite,
     InboxSuite,
+    WakingSuite,
     FamilySuite,
     ReadingSuite,
     TransactingSuite,

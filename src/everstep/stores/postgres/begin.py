@@ -29,9 +29,9 @@ woken AS (
     UPDATE everstep.runs SET inbox_seq = accepted.seq,
         wake_at = CASE WHEN run.worker_key IS NOT NULL OR run.status = 'paused' THEN run.wake_at
                   ELSE least(run.wake_at, accepted.at) END
-    FROM run, accepted WHERE runs.run_key = run.run_key RETURNING runs.run_key
+    FROM run, accepted WHERE runs.run_key = run.run_key RETURNING runs.wake_at IS DISTINCT FROM run.wake_at AS is_due
 )
-SELECT pg_notify($5::text, $6::text) FROM woken
+SELECT pg_notify($5::text, $6::text), is_due FROM woken
 """  # noqa: S608
 
 
@@ -92,6 +92,10 @@ async def _trimmed(tx: Tx, run_key: RunKey) -> int | None:
     return found[0][0] if found else 0
 
 
-async def post(tx: Tx, run_id: str, message: Message, given: Micros | None, channel: str, sender: str) -> None:
-    """Put a message into a run's inbox, if there is such a run and it takes one."""
-    await tx.fetch(_POST, given, run_id, message.dedupe, message.event.decode(), channel, sender)
+async def post(tx: Tx, run_id: str, message: Message, given: Micros | None, channel: str, sender: str) -> bool:
+    """Put a message into a run's inbox, if there is such a run and it takes one; whether that made it due.
+
+    The run's row is locked from here on.
+    """
+    accepted = await tx.fetch(_POST, given, run_id, message.dedupe, message.event.decode(), channel, sender)
+    return any(is_due for _, is_due in accepted)

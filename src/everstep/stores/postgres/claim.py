@@ -214,6 +214,20 @@ async def claim(tx: Tx, ask: Asked, died: Sequence[tuple[workers.Seen, rules.Why
     return Claims(claimed, choice.next_due_at, choice.suspects_wait, died_ids)
 
 
+async def wake(tx: Tx, ask: Asked, run: RunRecord) -> Claimed | None:
+    """Take a run that is locked and has just been made due by a message, if the worker may drive it (P39)."""
+    name = await workers.name_if_willing(tx, ask.request.worker_key)
+    if name is None or not rules.may_wake(ask.request, run):
+        return None
+    book = Book(tx, await workers.time_of(tx, ask.given))
+    await book.read([run.run_key])
+    choice = rules.Choice([rules.woken(run)], [])
+    _take(book, choice.taken[0], ask.request.worker_key, name, {})
+    await book.write()
+    (claimed,) = await _loaded(tx, book, choice)
+    return claimed
+
+
 async def _choose(tx: Tx, ask: Asked) -> rules.Choice:
     """Choose among what could be locked. No more is locked than is asked for, so that other claimers find the rest."""
     request = ask.request

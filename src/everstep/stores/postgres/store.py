@@ -31,7 +31,19 @@ from everstep.records import (
     WorkerRecord,
 )
 from everstep.stores import rules
-from everstep.stores.base import ClaimRequest, Claims, Created, Exists, Landed, NewRun, Outcome, RunFilter, Settlement, Write
+from everstep.stores.base import (
+    ClaimRequest,
+    Claims,
+    Created,
+    Exists,
+    Landed,
+    NewRun,
+    Outcome,
+    RunFilter,
+    Settlement,
+    Woken,
+    Write,
+)
 from everstep.stores.changes import Changes
 from everstep.stores.migrations import Migration, refuse_behind, refuse_unusable, refuse_worker
 from everstep.stores.postgres import begin, claim, faults, prune, queues, read, schema, settle, trim, workers
@@ -242,6 +254,24 @@ class PostgresStore:
         run = await state.pool.transact(work)
         self._changes.mark()
         return run
+
+    async def wake(self, run_id: str, message: Message, request: ClaimRequest) -> Woken:
+        """See Store."""
+        rules.check_text(message.event, f"the message to run {run_id}")
+        if not rules.is_text(run_id):
+            return Woken(None)
+        state = self._state()
+        ask = claim.asked(request, self.now.given, self._lease_now())
+
+        async def work(tx: Tx) -> Woken:
+            is_due = await begin.post(tx, run_id, message, self.now.given, state.channel, self._sender)
+            run = await read.run(tx, run_id)
+            claimed = await claim.wake(tx, ask, run) if run is not None and is_due else None
+            return Woken(run) if claimed is None else Woken(claimed.run, claimed)
+
+        woken = await state.pool.transact(work)
+        self._changes.mark(request.worker_key if woken.claimed is not None else None)
+        return woken
 
     async def settle(self, settlement: Settlement) -> RunRecord | None:
         """See Store."""

@@ -20,9 +20,9 @@ from msgspec.structs import replace
 from everstep.events import Event
 from everstep.journal import seal
 from everstep.limits import PRIORITY_MAX
-from everstep.records import Micros, RunKey, RunRecord, Status, WorkerKey
+from everstep.records import Message, Micros, RunKey, RunRecord, Status, WorkerKey
 from everstep.stores import queueing, rules
-from everstep.stores.base import Claimed, ClaimRequest, Claims, death_of
+from everstep.stores.base import Claimed, ClaimRequest, Claims, Woken, death_of
 from everstep.stores.sqlite import queues, read, workers, write
 from everstep.stores.sqlite.ask import Ask, Rows, only
 from everstep.stores.sqlite.oslock import WorkerLocks
@@ -140,6 +140,19 @@ def claim(tx: Tx, request: ClaimRequest, died: Iterable[tuple[workers.Worker, ru
     given_up = [_give_up(tx, each, now) for each in choice.dead]
     taken = [_take(tx, each, request.worker_key, name, now, alone=choice.alone) for each in choice.taken]
     return Claims(taken, choice.next_due_at, choice.suspects_wait, given_up), workers.forget(tx)
+
+
+def wake(tx: Tx, run_id: str, message: Message, request: ClaimRequest) -> Woken:
+    """Put a message into a run's inbox, and take the run if that made it due (P39)."""
+    before = read.run(tx.ask, run_id)
+    run = write.post(tx, run_id, message)
+    if before is None or run is None or run.wake_at == before.wake_at or not rules.may_wake(request, run):
+        return Woken(run)
+    name = workers.name_if_willing(tx.ask, request.worker_key)
+    if name is None:
+        return Woken(run)
+    claimed = _take(tx, rules.woken(run), request.worker_key, name, tx.now(), alone=False)
+    return Woken(claimed.run, claimed)
 
 
 def _orphans(ask: Ask, request: ClaimRequest) -> Iterator[rules.Candidate]:

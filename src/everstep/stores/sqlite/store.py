@@ -48,6 +48,7 @@ from everstep.stores.base import (
     Settlement,
     Slot,
     TransactionBody,
+    Woken,
     Write,
 )
 from everstep.stores.changes import Changes
@@ -249,6 +250,15 @@ class SQLiteStore:
         run = await self._state().writer.run(lambda tx: write.post(tx, run_id, message))
         self._changes.mark()
         return run
+
+    async def wake(self, run_id: str, message: Message, request: ClaimRequest) -> Woken:
+        """See Store."""
+        rules.check_text(message.event, f"the message to run {run_id}")
+        if not rules.is_text(run_id):
+            return Woken(None)
+        woken = await self._state().writer.run(lambda tx: claim.wake(tx, run_id, message, request))
+        self._changes.mark(request.worker_key if woken.claimed is not None else None)
+        return woken
 
     async def settle(self, settlement: Settlement) -> RunRecord | None:
         """See Store."""
