@@ -597,7 +597,10 @@ def decode_events(data: bytes) -> list[Event]:
     Raises:
         msgspec.MsgspecError: The bytes are no list of known events.
     """
-    return _decoder.decode(data)
+    try:
+        return _decoder.decode(data)
+    except RecursionError:
+        raise _too_deep() from None
 
 
 def encode_event(event: Event) -> bytes:
@@ -616,4 +619,12 @@ def _without_secrets(data: bytes) -> bytes:
 
 def decode_event(data: bytes) -> Event:
     """The event of a message; raises ``msgspec.MsgspecError`` as above."""
-    return _decoder_one.decode(data)
+    try:
+        return _decoder_one.decode(data)
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def _too_deep() -> msgspec.DecodeError:
+    """Nobody writes such events: the codec refuses values long before (``DEPTH_MAX``)."""
+    return msgspec.DecodeError("it is nested deeper than anything that is ever stored")

@@ -124,7 +124,7 @@ def parse_journals(lines: Iterable[bytes], name: str) -> Iterator[list[Entry]]:
 def _head(line: bytes, name: str, number: int) -> _Head:
     try:
         head = msgspec.json.decode(line, type=_Head)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors too
         raise _unreadable(name, number, error) from error
     if head.journal != FORMAT:
         raise UsageError(
@@ -139,7 +139,7 @@ def _entry(head: _Head, line: bytes, name: str, number: int) -> Entry:
         read = msgspec.json.decode(line, type=_Line)
         digest, anchor = bytes.fromhex(read.hash), bytes.fromhex(read.anchor)
         blobs = tuple(Blob(bytes.fromhex(each), bytes(data)) for each, data in read.blobs.items())
-    except ValueError as error:  # msgspec's own errors are ValueErrors too
+    except (ValueError, RecursionError) as error:
         raise _unreadable(name, number, error) from error
     return Entry(head.run_key, read.version, read.epoch, read.at, read.drained, bytes(read.events), digest, blobs, anchor)
 

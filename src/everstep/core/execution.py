@@ -199,19 +199,24 @@ class Execution:
         entries = list(entries)
         verify_chain(entries, run_key=self.run_key, run_id=self.run_id, head=head, previous=previous)
         events = read_events(entries, self.run_id, self._payload, reader=self.keeper)
-        if entries and entries[0].version > 1 and not _has(events[0], RunContinued):
-            raise CorruptJournal(
-                f"run {self.run_id}: no segment begins in entry {entries[0].version}, as the store says it does. Nothing was "
-                "executed; other runs are not concerned. Compare with a backup: everstep verify lists every damaged run.",
-                run_id=self.run_id,
-                version=entries[0].version,
-            )
+        self._check_beginning(entries, events)
         begin, is_partial = self._take_over(entries, events, shared, thoroughly=thoroughly)
         self._patches = iter(patches_by_segment(events[begin:]))
         self.program.patches.learn(next(self._patches))
         for entry, each in zip(entries[begin:], events[begin:], strict=True):
             self._replay_entry(entry, each, is_partial=is_partial)
             is_partial = False
+
+    def _check_beginning(self, entries: Sequence[Entry], events: Sequence[Sequence[Event]]) -> None:
+        if not entries or _has(events[0], RunCreated if entries[0].version == 1 else RunContinued):
+            return
+        begins = "the run does not begin" if entries[0].version == 1 else "no segment begins"
+        raise CorruptJournal(
+            f"run {self.run_id}: {begins} in entry {entries[0].version}, as the store says it does. Nothing was executed; "
+            "other runs are not concerned. Compare with a backup: everstep verify lists every damaged run.",
+            run_id=self.run_id,
+            version=entries[0].version,
+        )
 
     def _take_over(
         self, entries: Sequence[Entry], events: Sequence[Sequence[Event]], shared: Ledger | None, *, thoroughly: bool

@@ -140,7 +140,7 @@ def _read(entry: Entry, run_id: str, payload: Payload, reader: Reader | None) ->
     events = decode_verified(entry, run_id, reader)
     try:
         return payload.lengthened(events)
-    except BadDelta as error:
+    except (BadDelta, msgspec.MsgspecError) as error:
         raise CorruptJournal(
             f"run {run_id}: the payload in entry {entry.version} cannot be put together: {error}. Nothing was executed; other "
             "runs are not concerned. Compare with a backup: everstep verify lists every damaged run.",
