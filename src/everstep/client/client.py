@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, TypeVar, get_args, overload
+from typing import Any, Final, TypeVar, get_args, overload
 
 from msgspec.structs import replace
 
@@ -33,6 +33,9 @@ DEAD_PER_PAGE = 200
 RUNS_PER_PAGE = 500
 TRIMMED_PER_STEP = 5_000
 """Entries that go in one transaction: others write between two of them."""
+
+
+_ON_CONFLICT: Final = get_args(OnConflict)
 
 
 class Client(Connection):
@@ -224,7 +227,7 @@ class Client(Connection):
         timeout: float | None,
         on_conflict: OnConflict,
     ) -> RunCreated:
-        if on_conflict not in get_args(OnConflict):
+        if on_conflict not in _ON_CONFLICT:
             raise UsageError(f"on_conflict={on_conflict!r} is not known. Nothing was started. Give 'join' or 'raise'.")
         if timeout is not None and not 0 < timeout < float("inf"):
             raise UsageError(

@@ -55,11 +55,12 @@ CALLBACK_PATH = "~"
 """Path of code that runs in a callback of the loop rather than in a task."""
 
 
-class TimerHost(Protocol):
-    """Who keeps the loop's timers."""
+class LoopHost(Protocol):
+    """Who keeps the loop's timers, and hears of errors that nobody looked at."""
 
     def start_timer(self, delay_seconds: float, handle: asyncio.TimerHandle) -> None: ...
     def cancel_timer(self, handle: asyncio.TimerHandle) -> None: ...
+    def report(self, context: dict[str, Any]) -> None: ...
 
 
 class ReplayFuture(asyncio.Future[T]):
@@ -242,14 +243,11 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         refusal: What code is told that may start nothing any more.
     """
 
-    def __init__(
-        self, timer_host: TimerHost, on_error: Callable[[dict[str, Any]], None], seed: bytes, path: str = MAIN_PATH
-    ) -> None:
+    def __init__(self, host: LoopHost, seed: bytes, path: str = MAIN_PATH) -> None:
         self.scope: Any = None
         self.is_closing = False
         self.refusal = "the run is leaving memory"
-        self._timers = timer_host
-        self._on_error = on_error
+        self._host = host
         self._path = path
         self._callback_path = CALLBACK_PATH if path == MAIN_PATH else path + CALLBACK_PATH
         self._ready: deque[asyncio.Handle] = deque()
@@ -484,7 +482,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(self._seconds + delay, callback, args, self, context)
-        self._timers.start_timer(delay, handle)
+        self._host.start_timer(delay, handle)
         return handle
 
     def call_at(
@@ -493,7 +491,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         return self.call_later(when - self._seconds, callback, *args, context=context)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        self._timers.cancel_timer(handle)
+        self._host.cancel_timer(handle)
 
     def time(self) -> float:
         """Seconds since the run was created, at the instant of this activation."""
@@ -573,7 +571,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if not self.is_closing:
-            self._on_error(context)
+            self._host.report(context)
 
 
 _ENSURE_FUTURE = tasks.ensure_future.__code__
@@ -622,11 +620,9 @@ _REFUSED = {
 }
 
 
-def new_loop(
-    timer_host: TimerHost, on_error: Callable[[dict[str, Any]], None], seed: bytes, path: str = MAIN_PATH
-) -> DeterministicLoop:
+def new_loop(host: LoopHost, seed: bytes, path: str = MAIN_PATH) -> DeterministicLoop:
     """A loop. Its refused methods are made below, where no type checker sees that they exist."""
-    return DeterministicLoop(timer_host, on_error, seed, path)  # type: ignore[abstract]  # pyright: ignore[reportAbstractUsage]
+    return DeterministicLoop(host, seed, path)  # type: ignore[abstract]  # pyright: ignore[reportAbstractUsage]
 
 
 def _refuse(name: str, instead: str) -> Callable[..., NoReturn]:

@@ -177,7 +177,7 @@ class Program:
         self.start = start if ledger is None else ledger.start
         self._salt = b"" if self.start is None else self.start.salt
         segment = 0 if self.start is None else self.start.segment
-        self.loop = new_loop(self, self._report, run_id.encode(), str(segment))
+        self.loop = new_loop(self, run_id.encode(), str(segment))
         self.loop.scope = self
         self.operations: dict[str, Operation] = {}
         self.timers: dict[str, Timer] = {}
@@ -193,7 +193,7 @@ class Program:
         self.recoveries = 0
         self.step = ""
         self.cursor = 0 if self.start is None else self.start.cursor
-        self.undoing = Undoing(self, self._record, self._is_shut)
+        self.undoing = Undoing(self)
         self.is_discreet = False
         self.logged: Callable[[Any], Any] = _as_it_is
         self._expected: dict[str, CommandEvent] | None = None
@@ -684,7 +684,7 @@ class Program:
             f"The journal was recorded on Python {recorded} and this is {running}: their asyncio schedules tasks differently.\n"
         )
 
-    def _report(self, context: dict[str, Any]) -> None:
+    def report(self, context: dict[str, Any]) -> None:
         """What asyncio would log: a task's exception that nobody looked at. Once, not again on replay."""
         if not self.is_replaying:
             error = context.get("exception")

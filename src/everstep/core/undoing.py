@@ -12,13 +12,13 @@ run:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from everstep.codec import describe_error
 from everstep.core.loop import HeldFuture, ReplayFuture
 from everstep.core.undone import show_undo
-from everstep.events import CommandEvent, CompensationBegan, CompensationEnded, RunDied, StepOverridden
+from everstep.events import CompensationBegan, CompensationEnded, RunDied, StepOverridden
 from everstep.records import UndoRecord
 
 if TYPE_CHECKING:
@@ -37,12 +37,10 @@ class OpenSaga(Protocol):
 class Undoing:
     """See the module. One per program."""
 
-    __slots__ = ("_began", "_decisions", "_given_up", "_is_shut", "_last_place", "_open", "_program", "_record", "_told")
+    __slots__ = ("_began", "_decisions", "_given_up", "_last_place", "_open", "_program", "_told")
 
-    def __init__(self, program: Program, record: Callable[[CommandEvent], object], is_shut: Callable[[], bool]) -> None:
+    def __init__(self, program: Program) -> None:
         self._program = program
-        self._record = record
-        self._is_shut = is_shut
         self._open: dict[OpenSaga, ReplayTask[Any] | None] = {}
         self._told: set[OpenSaga] = set()
         self._began: dict[str, str] = {}
@@ -72,10 +70,10 @@ class Undoing:
 
     def began(self, plan: Sequence[UndoRecord]) -> str:
         """A saga begins to undo; returns what to call the end with."""
-        if self._is_shut():
+        if self._program.is_shut():
             return ""
         key = self._program.loop.next_key()
-        self._record(CompensationBegan(key, tuple(plan)))
+        self._program.record(CompensationBegan(key, tuple(plan)))
         self._began[key] = self._program.step
         return key
 
@@ -83,7 +81,7 @@ class Undoing:
         """A saga has undone all."""
         # What the run was doing when it failed says more about it than what was undone last.
         self._program.step = self._began.pop(key, self._program.step)
-        self._record(CompensationEnded(key))
+        self._program.record(CompensationEnded(key))
 
     def give_up(self, undo: UndoRecord, key: str, error: BaseException) -> HeldFuture[StepOverridden | None]:
         """A compensation failed for good: the run is dead, and the saga stays where it is.

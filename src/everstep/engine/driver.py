@@ -80,13 +80,13 @@ class Driver:
         "_keeping",
         "_leaving",
         "_overridden",
+        "_parts",
         "_pause_asked",
         "_slot",
         "_underway",
         "_unreadable",
         "ended",
         "facts",
-        "recorder",
         "started",
     )
 
@@ -101,9 +101,9 @@ class Driver:
         self._underway = Underway(self, host, execution, facts)
         self._holding = Holding(execution, self.flush)
         parts = Parts(facts, execution, self._intake, self._slot, self._drafts, self._underway, self._holding)
-        self._leaving = Leaving(host, parts, self._left, self.replied)
+        self._parts = parts
+        self._leaving = Leaving(self, host, parts)
         self._keeping = Keeping(self, host, parts, self._leaving)
-        self.recorder = Recording(self, host, parts, self._leaving)
         self.ended: asyncio.Future[Ended | None] = self._leaving.ended
         self._is_draining = False
         self._pause_asked: PauseRequested | None = None
@@ -139,6 +139,11 @@ class Driver:
     def is_in_doubt(self) -> bool:
         """It left without knowing whether the run is still this worker's."""
         return self._leaving.is_in_doubt
+
+    @property
+    def recorder(self) -> Recording:
+        """What transactional steps write through: made when one asks, for most runs have none."""
+        return Recording(self, self._host, self._parts, self._leaving)
 
     @property
     def is_busy(self) -> bool:
@@ -278,7 +283,8 @@ class Driver:
         """A request to the run has its reply."""
         self._host.replied(self)
 
-    def _left(self, wake_at: Micros | None) -> None:
+    def left(self, wake_at: Micros | None) -> None:
+        """The run has left."""
         self._host.left(self, wake_at)
 
     # --- the flow ---------------------------------------------------------------------------------------------------------

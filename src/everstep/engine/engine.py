@@ -239,6 +239,4 @@ class Engine(Client):
 
 
 async def _end_of(driver: Driver) -> Ended | None:
-    # wait, not await: a waiter that is cancelled must not cancel the future that others wait for.
-    await asyncio.wait([driver.ended])
-    return driver.ended.result()
+    return await asyncio.shield(driver.ended)  # A waiter that is cancelled must not cancel what others wait for.

@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from msgspec import Struct
+
 from everstep.core.starting import first_event
 from everstep.journal import Reader
 from everstep.records import Micros, RunKey, RunRecord, Status
@@ -79,8 +81,7 @@ class Facts:
         return blake2b(str(self.run_key).encode(), key=salt, digest_size=16, person=b"witness").hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True, gc=False):
     """How a run came to rest here: what is needed to answer whoever waits for it.
 
     Attributes:

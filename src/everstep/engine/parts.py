@@ -4,8 +4,9 @@ What a driver is made of, and the flow through it. Each part owns its data; nobo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from everstep.core.execution import Execution
 from everstep.engine.drafts import Drafts
@@ -14,11 +15,11 @@ from everstep.engine.holding import Holding
 from everstep.engine.intake import Intake
 from everstep.engine.slot import AppendSlot
 from everstep.engine.underway import Underway
+from everstep.records import Micros
 from everstep.stores.base import Append
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """See the module.
 
     Attributes:
@@ -67,4 +68,8 @@ class Flow(Protocol):
 
     def replied(self) -> None:
         """A request has its reply."""
+        ...
+
+    def left(self, wake_at: Micros | None) -> None:
+        """The run has left, and is due at this instant if that is known."""
         ...

@@ -123,7 +123,8 @@ class Worker:
         self.is_starting_over = False
         # Runs (and epochs) whose memory was dropped while they were still ours, for all we know: bodies of theirs have begun.
         self._dropped: set[tuple[RunKey, int]] = set()
-        self._stopped: asyncio.Future[None] = self._loop.create_future()
+        self._is_stopped = False
+        self._starting: set[asyncio.Future[Outcome]] = set()
 
     # --- life -------------------------------------------------------------------------------------------------------------
 
@@ -165,7 +166,10 @@ class Worker:
         if bodies:
             await asyncio.wait(bodies, timeout=CLEAN_UP_SECONDS)
         self.committer.close()
-        self._stopped.set_result(None)
+        self._is_stopped = True
+        for started in self._starting:
+            if not started.done():
+                started.set_result(Fenced())
         if self.tools.threads.lost_count:
             logger.warning(
                 "a plain function still runs in a thread, and Python waits for it to end. Killing the process is safe"
@@ -231,10 +235,14 @@ class Worker:
 
     async def outcome_of_start(self, driver: Driver) -> Outcome:
         """How a run's first entry fared. ``Fenced`` too if this worker stops before anybody knows."""
-        # wait, not await: a caller that gives up must not cancel what the driver is going to resolve.
-        futures: list[asyncio.Future[Any]] = [driver.started, self._stopped]
-        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-        return driver.started.result() if driver.started.done() else Fenced()
+        started = driver.started
+        if self._is_stopped and not started.done():
+            return Fenced()
+        self._starting.add(started)
+        try:
+            return await started  # A caller that gives up cancels it: nobody else waits, and the driver minds that.
+        finally:
+            self._starting.discard(started)
 
     def driver_of(self, run_id: str) -> Driver | None:
         """The driver of a run that is driven here."""

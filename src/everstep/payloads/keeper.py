@@ -90,7 +90,7 @@ class Keeper:
         self._redaction = redaction
         self._is_view = is_view
         self._is_lenient = is_lenient
-        self._is_plain = not (compression or encryption or redaction)
+        self._is_plain = compression is None and encryption is None and not redaction.patterns
         self._hidden: set[str] = set()
         self._children: dict[str, str] = {}
         self._signals: set[tuple[str, str]] = set()
@@ -98,7 +98,7 @@ class Keeper:
     @property
     def is_discreet(self) -> bool:
         """What users wrote is not to be logged."""
-        return self._vault.encrypts_all or bool(self._redaction)
+        return not self._is_plain and (self._vault.encrypts_all or bool(self._redaction))
 
     # --- entries ----------------------------------------------------------------------------------------------------------
 
