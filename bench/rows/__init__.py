@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from bench.contest import Bench
 from bench.measurement import Measurement
-from bench.rows import disk, idle, postgres, recovery, speed, startup
+from bench.rows import disk, idle, postgres, recovery, speed, startup, talking
 
 Row: TypeAlias = Callable[[Bench], list[Measurement]]
 
@@ -24,7 +24,9 @@ ROWS: Mapping[str, Row] = {
     "sleepers": idle.sleepers,
     "idle": idle.idle,
     "wake": idle.wake,
-    "signals": idle.signals,
+    "signals": talking.signals,
+    "requests": talking.requests,
+    "sagas": talking.sagas,
     "slowdisk": disk.slow_disk,
     "blobs": disk.blobs,
     "processes": disk.two_processes,

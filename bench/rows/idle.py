@@ -10,7 +10,6 @@ from bench.measurement import Measurement, at_most, percentile
 SLEEPERS_MB = 50.0
 IDLE_STATEMENTS_PER_S = 1.0
 WAKE_MS = 50.0
-COMMITS_PER_SIGNAL = 2.0
 
 
 def sleepers(bench: Bench) -> list[Measurement]:
@@ -83,21 +82,5 @@ def wake(bench: Bench) -> list[Measurement]:
             bar=f"≤ {WAKE_MS:.0f} ms",
             met=at_most(half, WAKE_MS),
             note=f"p99 {percentile(delays, 0.99):.1f} ms",
-        ),
-    ]
-
-
-def signals(bench: Bench) -> list[Measurement]:
-    with bench.ours(bench.place(), module="bench.our_signals", BENCH_COUNT="1") as ours:
-        commits = ours.ask("wake_by_signals", times=10)
-    return [
-        Measurement(
-            name="a parked run woken by a signal",
-            value=commits,
-            unit="commits",
-            better="less",
-            bar=f"≤ {COMMITS_PER_SIGNAL:.0f}",
-            met=at_most(commits, COMMITS_PER_SIGNAL),
-            note="" if commits else "not measured: this version has no signals",
         ),
     ]

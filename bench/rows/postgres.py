@@ -17,13 +17,16 @@ from typing import Any
 import everstep as es
 from bench.contest import Bench
 from bench.measurement import Measurement, at_least, at_most, percentile
+from bench.our_signals import TALKING, Talk
 from bench.ours import WORKFLOWS, Ours
+from bench.rows.talking import SAGA_STEPS, answered, signalled, undone, woken_by_signal
 from tests.postgres_server import Server, missing
 
 OF_FLOOR = 0.7
 CONCURRENT_PER_S = 25_000.0
 OVER_COMMITS_MS = 0.2
 STEPS_PER_RUN, RUNS, GROUP = 10, 1_000, 100
+NAMED = "PostgreSQL: "
 TABLE = """
 CREATE TABLE floor(
     run int8, version int8, at int8 NOT NULL, hash bytea NOT NULL, events text NOT NULL, PRIMARY KEY (run, version)
@@ -79,7 +82,13 @@ async def _measured(bench: Bench, url: str) -> list[Measurement]:
     connection = await asyncpg.connect(url)
     await connection.execute(TABLE)
     steps, rounds = bench.pick(2_000, 500), bench.pick(7, 3)
-    async with es.Engine(url, workflows=WORKFLOWS, concurrency=RUNS) as engine:
+
+    async def commits() -> int:
+        """How many transactions have written so far: each takes a number."""
+        taken: int = await connection.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8")
+        return taken
+
+    async with es.Engine(url, workflows=[*WORKFLOWS, *TALKING], concurrency=RUNS) as engine:
         floor, ours = Floor(connection, bench.entry_bytes), Ours(engine, time.perf_counter())
         await ours.steps(50)
 
@@ -92,6 +101,7 @@ async def _measured(bench: Bench, url: str) -> list[Measurement]:
         single, alone = await _raced(rounds, (floor.single, steps), (per_step, steps))
         grouped, many = await _raced(rounds, (floor.grouped, RUNS * STEPS_PER_RUN), (per_step_of_many, RUNS * STEPS_PER_RUN))
         latency = percentile(await ours.latency(bench.pick(400, 100)), 0.5)
+        talked = await _talked(bench, Talk(engine, commits))
     await connection.close()
     over = 1e3 * (latency - 2 * single)
     return [
@@ -120,6 +130,17 @@ async def _measured(bench: Bench, url: str) -> list[Measurement]:
             bar=f"two commits + {OVER_COMMITS_MS} ms",
             met=at_most(over, OVER_COMMITS_MS),
         ),
+        *talked,
+    ]
+
+
+async def _talked(bench: Bench, talk: Talk) -> list[Measurement]:
+    await talk.undo(SAGA_STEPS, 3)
+    return [
+        woken_by_signal(NAMED, await talk.wake_by_signals(10)),
+        signalled(NAMED, await talk.signal(bench.pick(200, 50))),
+        answered(NAMED, await talk.ask(bench.pick(100, 30))),
+        undone(NAMED, await talk.undo(SAGA_STEPS, bench.pick(100, 30))),
     ]
 
 
