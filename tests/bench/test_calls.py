@@ -11,24 +11,24 @@ import asyncio
 import gc
 
 import everstep as es
-from bench.calls import listed, lone, many, total
+from bench.calls import listed, lone, many, of_every_step
 from bench.ours import chain
 
-LONE_MAX = 127
+LONE_MAX = 125
 MANY_MAX = 111
 
 
 def test_a_step_of_a_lone_run_makes_no_more_calls_than_it_did() -> None:
     calls = lone()
 
-    count = total(calls, ours=True)
+    count = of_every_step(calls)
     assert count <= LONE_MAX, listed(calls, ours=True)
 
 
 def test_a_step_among_many_runs_makes_no_more_calls_than_it_did() -> None:
     calls = many()
 
-    count = total(calls, ours=True)
+    count = of_every_step(calls)
     assert count <= MANY_MAX, listed(calls, ours=True)
 
 
@@ -36,7 +36,7 @@ def test_a_step_leaves_nothing_to_the_garbage_collector() -> None:
     """A step, its task and its context that refer to one another stay until they are found: a quarter of all time once."""
     short, long = asyncio.run(_found_after(10)), asyncio.run(_found_after(60))
 
-    assert short == long
+    assert long - short < 50  # Less than one object for each of fifty more steps: a worker does other things as well.
 
 
 async def _found_after(steps: int) -> int:
