@@ -132,7 +132,7 @@ class Server:
     def _is_ready(self) -> bool:
         status = self._data / "postmaster.pid"
         lines = status.read_text().splitlines() if status.exists() else []
-        return len(lines) > 7 and lines[7].strip() == "ready"
+        return len(lines) > 7 and lines[7].strip() in ("ready", "standby")
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
@@ -170,6 +170,33 @@ class Server:
                 shutil.copytree(self._package.parent / name, copy / name)
         self._folder.chmod(0o755)
         return copy / self._package.name / "pginstall18" / "bin"
+
+
+class Standby(Server):
+    """A copy of a running server that follows it, may be read, and can be promoted.
+
+    Args:
+        primary: Which.
+        settings: Other than SETTINGS.
+    """
+
+    def __init__(self, primary: Server, **settings: str) -> None:
+        self._primary = primary
+        super().__init__(None, **settings)
+
+    def promote(self) -> None:
+        """From now on it is a primary, on a timeline of its own."""
+        self._run("pg_ctl", "-D", str(self._data), "-w", "promote")
+
+    def _initialize(self) -> None:
+        self._data.mkdir(mode=0o700)
+        if self._as_user:
+            for path in (self._folder, self._data):
+                os.chown(path, self._as_user["user"], self._as_user["group"])
+        self._run(
+            *("pg_basebackup", "-D", str(self._data), "-h", str(self._primary.socket.parent), "-p", str(self._primary.port)),
+            *("-U", USER, "--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"),
+        )
 
 
 def free_port() -> int:

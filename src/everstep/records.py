@@ -232,11 +232,15 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Pulse(StrEnum):
-    """What a worker is told when it renews its lease. False only if it is gone."""
+    """What a worker is told when it renews its lease. False only if it is gone.
+
+    ``MOVED``, once: the store was failed over to another server, which may not have all that was acknowledged.
+    """
 
     GONE = ""
     ALIVE = "alive"
     DRAINING = "draining"
+    MOVED = "moved"
 
 
 class WorkerProfile(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

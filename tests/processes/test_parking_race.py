@@ -18,7 +18,7 @@ import pytest
 
 import everstep as es
 from everstep.events import SignalReceived
-from everstep.stores.base import Append, Behind, Claims, Landed, Write
+from everstep.stores.base import Append, Behind, Claims, Landed, Outcome, Write
 from everstep.stores.urls import open_store
 from everstep.testing.connection import Connection
 
@@ -48,7 +48,8 @@ class Pausing(Connection):
         for write in writes:
             await self._pass(f"before {point_of(write)}")
         answer: Any = await super().ask(verb, arguments, act)
-        for write, outcome in zip(writes, answer if writes else (), strict=True):
+        outcomes: list[Outcome] = answer if writes else []
+        for write, outcome in zip(writes, outcomes, strict=True):
             self.behind += isinstance(outcome, Behind)
             if isinstance(outcome, Landed):
                 await self._pass(f"after {point_of(write)}")

@@ -66,6 +66,7 @@ async def refusal(store: PostgresStore, expected: type[StoreError]) -> str:
     "url",
     [
         f"postgresql://me:{CANARY}@host:no-port/db",
+        f"postgresql://me:{QUOTED}@host:5432,other:no-port/db",
         f"postgresql://me:{QUOTED}@host/db?schema=Orders",
         f"postgresql://me:{QUOTED}@host/db?schema=pg_mine",
         f"postgresql://me:{QUOTED}@host/db?schema=a%22.b",
@@ -100,6 +101,8 @@ def test_a_store_shows_where_it_is_and_not_with_which_password() -> None:
 
     assert "postgresql://me@host:5433/db?schema=flows" == store.url
     assert "PostgresStore('postgresql://me@host:5433/db?schema=flows')" == repr(store)
+    several = PostgresStore(f"postgresql://me:{QUOTED}@one:5433,two:5434/db?target_session_attrs=read-write")
+    assert "postgresql://me@one:5433,two:5434/db" == several.url
 
 
 # --- at the start -------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ An idle worker costs no statement but its heartbeat: this sleeps until a run is 
 (``nudge``), or until the store says that others changed something.
 
 A claim may take effect although its answer never comes. Such runs are *stranded*: this worker owns them and nobody drives them.
-After every claim that failed they are looked for, and given back.
+After every claim that failed they are looked for, and given back; and after a failover, which may take back what we know.
 """
 
 from __future__ import annotations
@@ -120,6 +120,8 @@ class Claimer:
         self._may_have_stranded = False
         self._is_claiming_alone = False
         self._waking_count = 0
+        self._has_moved = False
+        self._unsure: set[RunKey] = set()
 
     @property
     def can_begin(self) -> bool:
@@ -140,8 +142,24 @@ class Claimer:
         self._is_draining = True
         self.nudge()
 
+    def moved(self) -> None:
+        """The store was failed over, and may not have all that we were told it has.
+
+        Then a run that we are done with is still ours there, and one that we drive will find its next entry fenced.
+        """
+        logger.warning("the store %s was failed over; looking for runs whose newest entries are gone", self._store.url)
+        self._unsure = set(self._host.active)
+        self._doubt()
+
+    def _doubt(self) -> None:
+        self._has_moved = self._may_have_stranded = True
+        self.nudge()
+
     def left(self, driver: Driver, wake_at: Micros | None) -> None:
         """A driver is done with its run, which may make room for another."""
+        if driver.facts.run_key in self._unsure:
+            self._unsure.discard(driver.facts.run_key)
+            self._doubt()
         was_suspect = driver is self.suspect
         if was_suspect:
             self.suspect = None
@@ -328,15 +346,16 @@ class Claimer:
         stranded = await self._stranded(token)
         if token != self._host.worker_key or self._host.is_starting_over:
             return
-        if any(map(self._host.has_dropped, stranded)):
+        if any(map(self._host.has_dropped, stranded)) or (stranded and self._has_moved):
             # They have been driven under this token: given back as they stand, a step that had begun would look as if it had
             # not. Whoever finds them with a token that is gone counts the attempt.
+            self._has_moved = False
             await self._host.start_over()
             return
         for run in stranded:
             if run.run_key not in self._host.active:
                 self._host.committer.submit(given_back(run, token), lambda _: self.nudge())
-        self._may_have_stranded = False
+        self._may_have_stranded = self._has_moved = False
 
     async def _stranded(self, token: WorkerKey) -> list[RunRecord]:
         """The runs of this token that nobody drives."""

@@ -35,12 +35,14 @@ class LeaseKeeper:
         before_renewal: Callable[[], None],
         on_lost: Callable[[], Awaitable[None]],
         on_drain: Callable[[], None],
+        on_moved: Callable[[], None],
     ) -> None:
         self._store = store
         self._lease_seconds = lease_seconds
         self._before_renewal = before_renewal
         self._on_lost = on_lost
         self._on_drain = on_drain
+        self._on_moved = on_moved
         self._sent_at = float("-inf")
 
     @property
@@ -78,4 +80,6 @@ class LeaseKeeper:
         self._sent_at = sent_at if pulse else float("-inf")
         if pulse is Pulse.DRAINING:
             self._on_drain()
+        if pulse is Pulse.MOVED:
+            self._on_moved()
         return pulse is not Pulse.GONE

@@ -106,6 +106,7 @@ class Worker:
             before_renewal=self._keep_details,
             on_lost=self.start_over,
             on_drain=on_drain or self.drain,
+            on_moved=self._moved,
         )
         self._claimer = Claimer(
             self,
@@ -137,6 +138,9 @@ class Worker:
             self._loop.create_task(self._claimer.claim_for_ever(), name="everstep claims"),
             self._loop.create_task(self._lease.keep(lambda: self.worker_key), name="everstep lease"),
         ]
+
+    def _moved(self) -> None:
+        self._claimer.moved()
 
     async def _enlist(self) -> WorkerKey:
         return await self.store.enlist(self.name, self._lease_seconds, profile_of(self._registry, self._run_max))

@@ -51,7 +51,8 @@ class Address:
     def __init__(self, url: str) -> None:
         try:
             parts = urlsplit(url)
-            _ = parts.port
+            for host in parts.netloc.rpartition("@")[2].split(","):  # Several servers, each with a port: one may be a standby.
+                _ = urlsplit(f"//{host}").port
         except ValueError:
             # The error's own text may repeat a part of the URL, and a password with a slash in it is such a part.
             raise InvalidStoreURL(

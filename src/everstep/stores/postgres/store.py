@@ -74,6 +74,7 @@ class _Open:
         self.channel = channel
         self.seats = seats
         self.workers: set[WorkerKey] = set()
+        self.timelines: dict[WorkerKey, str] = {}
         self.polled_at = time.monotonic()
 
 
@@ -191,6 +192,7 @@ class PostgresStore:
         if state.watch is not None:
             await state.watch.sit(worker_key)
         state.workers.add(worker_key)
+        state.timelines[worker_key] = await state.pool.ask(workers.timeline)
         self._changes.join(worker_key)
         await self._tell()  # From now on the others have somebody's seat to look at.
         return worker_key
@@ -200,7 +202,9 @@ class PostgresStore:
         pool = self._state().pool
         pulse = await pool.ask(lambda tx: workers.heartbeat(tx, worker_key, self._lease_now()))
         self.now.heard(await pool.ask(lambda tx: workers.time_of(tx, None)))
-        return pulse
+        known = self._state().timelines.get(worker_key)
+        timeline = self._state().timelines[worker_key] = await pool.ask(workers.timeline)
+        return Pulse.MOVED if pulse is Pulse.ALIVE and known not in (None, timeline) else pulse
 
     async def drain(self, worker_key: WorkerKey) -> bool:
         """See Store."""
@@ -213,6 +217,7 @@ class PostgresStore:
         if state.watch is not None:
             await state.watch.stand_up(worker_key)
         state.workers.discard(worker_key)
+        state.timelines.pop(worker_key, None)
         self._changes.leave(worker_key)
         await self._tell()
 

@@ -38,6 +38,8 @@ _RETIRE: Final = f"""
 UPDATE everstep.workers SET gone = 'retired', gone_at = {LEASE_NOW} WHERE worker_key = $2 AND gone = ''
 """  # noqa: S608
 _TIME: Final = f"SELECT {NOW}"
+# Of the WAL that is written now: each promotion begins another. (What pg_control_checkpoint says is a checkpoint late.)
+_TIMELINE: Final = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
 _FORGET: Final = f"""
 DELETE FROM everstep.workers WHERE gone <> '' AND gone_at < {LEASE_NOW} - 86400
 AND NOT EXISTS (SELECT FROM everstep.runs WHERE runs.worker_key = workers.worker_key)
@@ -159,6 +161,12 @@ async def bury(tx: Tx, died: Sequence[tuple[Seen, rules.Why]], lease_now: float 
     """Mark workers dead that were proved so."""
     keys, heartbeats = [each.worker_key for each, _ in died], [each.heartbeat for each, _ in died]
     await tx.fetch(_BURY, lease_now, keys, heartbeats, [why for _, why in died])
+
+
+async def timeline(tx: Tx) -> str:
+    """Which history of the server this is: another one after a standby was promoted."""
+    (name,) = await tx.one(_TIMELINE)
+    return str(name)
 
 
 async def time_of(tx: Tx, given: Micros | None) -> Micros:
