@@ -5,7 +5,8 @@ The program that the tests of real processes start, kill and stop. Not a test it
     program.py DB run RUN_ID [FAILPOINT]           start or join a run, drive it, print its result
     program.py DB serve [FAILPOINT]                drive whatever there is until SIGTERM
 
-The store is the file DB, unless DB.json says otherwise: its ``url``, and the ``lease`` of workers in seconds.
+The store is the file DB, unless DB.json says otherwise: its ``url``, the ``lease`` of workers in seconds, the ``name`` that all
+workers have, and the ``skew`` of this process's clock in seconds: one after the other, a second each (not of ``serve``).
 
 A failpoint is ``signal:where:n``: send oneself that signal the n-th time one comes by. Places: ``before-commit``,
 ``after-commit`` (of a batch with an entry in it), ``in-body`` (after the effect of a step, before its outcome is known).
@@ -19,11 +20,13 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import everstep as es
+import everstep.engine.worker
 from everstep.stores.base import Append, Outcome, Write
 from everstep.stores.urls import open_store
 from tests.engine.failpoints import Failpoint
@@ -33,6 +36,22 @@ SETTINGS: dict[str, Any] = json.loads(file.read_text()) if (file := DB.with_suff
 URL: str = SETTINGS.get("url", f"sqlite:///{DB}")
 LEASE_SECONDS: float = SETTINGS.get("lease", 1.5)
 
+
+def set_clock_wrong(seconds: Sequence[int]) -> None:
+    """Let the wall clock say something else; the monotonic one goes on."""
+    real, began = time.time_ns, time.monotonic()
+
+    def wrong_ns() -> int:
+        return real() + seconds[min(int(time.monotonic() - began), len(seconds) - 1)] * 1_000_000_000
+
+    time.time_ns = wrong_ns
+    time.time = lambda: wrong_ns() / 1e9
+
+
+if "skew" in SETTINGS and "serve" not in sys.argv:
+    set_clock_wrong(SETTINGS["skew"])
+if "name" in SETTINGS:
+    setattr(everstep.engine.worker, "own_name", lambda: str(SETTINGS["name"]))  # noqa: B010
 
 failpoint = Failpoint(sys.argv[-1]) if sys.argv[-1].count(":") == 2 else Failpoint()
 
