@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,24 +70,26 @@ def start_job(place: Path, url: str, *more: str) -> subprocess.CompletedProcess[
 # --- errors -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("change", "code", "told"),
-    [
-        (lambda server: server.url(password="hunter2"), 3, "refuses this user"),
-        (lambda server: server.url("no_such"), 3, "has no such database"),
-        (lambda server: server.url(user="nobody_here", password="hunter2"), 3, "refuses this user"),
-        (lambda _: f"postgresql://me:hunter2@127.0.0.1:{free_port()}/db", 3, "cannot be reached"),
-        (lambda server: f"{server.url()}?schema=Upper", 2, "no name for a schema"),
-        (lambda _: "postgresql://me:hunter2@host:no-port/db", 2, "cannot be read"),
-    ],
-    ids=["password", "database", "user", "server", "schema", "url"],
-)
+def wrong_urls(server: Server) -> dict[str, tuple[str, int, str]]:
+    """What is wrong, with the exit code and what is told."""
+    return {
+        "password": (server.url(password="hunter2"), 3, "refuses this user"),
+        "database": (server.url("no_such"), 3, "has no such database"),
+        "user": (server.url(user="nobody_here", password="hunter2"), 3, "refuses this user"),
+        "server": (f"postgresql://me:hunter2@127.0.0.1:{free_port()}/db", 3, "cannot be reached"),
+        "schema": (f"{server.url()}?schema=Upper", 2, "no name for a schema"),
+        "url": ("postgresql://me:hunter2@host:no-port/db", 2, "cannot be read"),
+    }
+
+
+@pytest.mark.parametrize("what", ["password", "database", "user", "server", "schema", "url"])
 @pytest.mark.parametrize("verb", [["worker", "app"], ["workers"], ["runs"]], ids=lambda verb: verb[0])
 def test_what_is_wrong_is_told_in_a_line_without_the_password(
-    verb: list[str], change: Callable[[Server], str], code: int, told: str, postgres_server: Server, place: Path
+    verb: list[str], what: str, postgres_server: Server, place: Path
 ) -> None:
     """What happened, what therefore did not, what to do; and an exit code for scripts."""
-    done = everstep(*verb, cwd=place, env={"EVERSTEP_URL": change(postgres_server)})
+    url, code, told = wrong_urls(postgres_server)[what]
+    done = everstep(*verb, cwd=place, env={"EVERSTEP_URL": url})
 
     assert (code, "") == (done.returncode, done.stdout)
     assert told in done.stderr
