@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "everstep"
 # Lowest first. One line is one floor, one string is one part: modules or packages that belong together.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors events commands records limits retry ids blobs journal journal_file ambient secret",),  # values only
-    ("codec", "payloads", "telemetry"),
+    ("codec", "payloads", "telemetry", "queues"),
     ("definitions transactions", "inside", "talk", "asking", "many", "patches", "milestones"),
     ("generations pipelines", "children"),
     ("core", "stores", "undo", "databases"),

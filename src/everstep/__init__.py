@@ -8,7 +8,7 @@ Everything public is named here; nothing inside imports this module.
 
 from everstep.asking import Asked, Request, request
 from everstep.children import ChildHandle, start
-from everstep.client import Client, DeadLetter, Handle, HistoryEntry, UndeliveredSignal
+from everstep.client import Client, DeadLetter, Handle, Hindrance, HistoryEntry, UndeliveredSignal
 from everstep.codec import Undecodable
 from everstep.core.diff import Change
 from everstep.core.progress import OpenStep, Progress
@@ -58,11 +58,13 @@ from everstep.errors import (
 )
 from everstep.generations import continue_as_new
 from everstep.inside import Current, current, heartbeat, last_heartbeat, log, now, random, sleep, sleep_until, uuid4
+from everstep.limits import Limits, QueueRecord
 from everstep.many import gather, map  # noqa: A004  # es.map: the API's word
 from everstep.milestones import Milestone, milestone
 from everstep.patches import deprecate_patch, patched
 from everstep.payloads import Compression, Encryption, Payloads
 from everstep.pipelines import Pipeline, pipeline
+from everstep.queues import Queue, queue
 from everstep.records import Relaxed, RunRecord, Status, UndoRecord
 from everstep.retry import Retry
 from everstep.secret import Secret
@@ -93,11 +95,13 @@ __all__ = [
     "EverstepError",
     "Evicted",
     "Handle",
+    "Hindrance",
     "HistoryEntry",
     "IllegalState",
     "InvalidStoreURL",
     "Kept",
     "LeaseLost",
+    "Limits",
     "Milestone",
     "NondeterminismError",
     "OpenStep",
@@ -109,6 +113,8 @@ __all__ = [
     "Progress",
     "Pruned",
     "Relaxed",
+    "Queue",
+    "QueueRecord",
     "RemoteError",
     "Request",
     "RequestError",
@@ -168,6 +174,7 @@ __all__ = [
     "now",
     "patched",
     "pipeline",
+    "queue",
     "random",
     "request",
     "run",

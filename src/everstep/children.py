@@ -14,11 +14,14 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any, Generic, TypeVar, cast, get_args
 
+from msgspec.structs import replace
+
 from everstep.ambient import ChildScope, workflow_scope
 from everstep.definitions import Call, Workflow, require_call
 from everstep.errors import UsageError
 from everstep.ids import check_run_id
-from everstep.records import Cancellation, ChildOptions, OnParentClose
+from everstep.queues import Queue, place_in
+from everstep.records import Cancellation, ChildOptions, OnParentClose, Place
 from everstep.talk import Signal
 
 R = TypeVar("R")
@@ -79,6 +82,10 @@ def start(
     id: str | None = None,  # noqa: A002  # the API's word
     tags: Mapping[str, str] | None = None,
     timeout: float | None = None,
+    queue: Queue | None = None,
+    key: str | None = None,
+    priority: int | None = None,
+    delay: float = 0.0,
     on_parent_close: OnParentClose = "cancel",
     cancellation: Cancellation = "request",
 ) -> ChildHandle[R]:
@@ -89,6 +96,10 @@ def start(
         id: The child's id; None for one derived from this run's.
         tags: Put on the child.
         timeout: Seconds that it may take in all; None for its workflow's own limit.
+        queue: Where it waits until there is room for it. Not a queue in which this run holds a place that the child may need.
+        key: Its key in the queue.
+        priority: Lower ones go first; for a queue that has ``priority=True``.
+        delay: Seconds before it may begin.
         on_parent_close: What becomes of it if it still runs when this run's code is finished, however that ended. ``cancel``:
             it is asked to stop, and the run ends. ``abandon``: it goes on by itself, and its result is for nobody. ``wait``:
             the run ends only once it has ended; a cancel of the run meanwhile asks it to stop. (A run that is given up as dead
@@ -105,6 +116,7 @@ def start(
     require_call(call, "es.start")
     try:
         options = _checked(call, id, tags, timeout, on_parent_close, cancellation)
+        options = replace(options, place=_place_in(queue, key, priority), delay=_check_delay(delay))
         scope = workflow_scope()
         if scope is None:
             raise UsageError(
@@ -117,6 +129,22 @@ def start(
         call.close()
         raise
     return ChildHandle(child)
+
+
+def _place_in(queue: Queue | None, key: str | None, priority: int | None) -> Place:
+    place = place_in(queue, key, priority)
+    if place.dedupes:
+        raise UsageError(
+            f"queue {place.queue} has one run per key, and a child is its parent's own: no other run can stand in for it. "
+            "Nothing was started. Use a queue without dedupe=True, or a step that starts the run."
+        )
+    return place
+
+
+def _check_delay(delay: float) -> float:
+    if 0 <= delay < float("inf"):
+        return delay
+    raise UsageError(f"delay={delay!r}: give a finite number of seconds, at least 0. Nothing was started.")
 
 
 def _checked(

@@ -28,6 +28,7 @@ from everstep.ambient import step_scope
 from everstep.codec import ArgumentsCodec, ValueCodec, codec_for
 from everstep.errors import CallAlreadyUsed, UsageError
 from everstep.ids import check_name, check_version
+from everstep.queues import Queue
 from everstep.records import Relaxed, RunRecord
 from everstep.retry import Retry, as_retry
 
@@ -431,6 +432,22 @@ def with_children(workflows: Iterable[Workflow[..., Any]]) -> list[Workflow[...,
         if isinstance(value, Workflow):
             found[id(function)] = value
         left += [each for each in _named_by(function) if isinstance(each, Workflow | types.FunctionType)]
+    return list(found.values())
+
+
+def queues_of(workflows: Iterable[Workflow[..., Any]]) -> list[Queue]:
+    """The queues that the code of these workflows names, and that of the plain functions it calls."""
+    found: dict[str, Queue] = {}
+    seen: set[int] = set()
+    left: list[object] = [each.function for each in workflows]
+    while left:
+        function = left.pop(0)
+        if not isinstance(function, types.FunctionType) or id(function) in seen:
+            continue
+        seen.add(id(function))
+        named = _named_by(function)
+        found |= {each.name: each for each in named if isinstance(each, Queue)}
+        left += [each for each in named if isinstance(each, types.FunctionType)]
     return list(found.values())
 
 

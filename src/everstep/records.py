@@ -169,6 +169,22 @@ class RunRecord(Struct, frozen=True, kw_only=True, gc=False):
         return bool(self.queue) and not self.is_admitted and not self.status.is_at_rest
 
 
+class Place(Struct, frozen=True, kw_only=True, gc=False):
+    """Where a run waits before it begins.
+
+    Attributes:
+        queue: Name of the queue; empty for none.
+        key: Its key there; empty for none.
+        priority: Lower ones go first.
+        dedupes: The key has one run that is not at rest.
+    """
+
+    queue: str = ""
+    key: str = ""
+    priority: int = 0
+    dedupes: bool = False
+
+
 class ChildOptions(Struct, frozen=True, kw_only=True, gc=False):
     """How a child is started; see ``es.start``.
 
@@ -178,6 +194,8 @@ class ChildOptions(Struct, frozen=True, kw_only=True, gc=False):
         timeout: Seconds that it may take in all; None for the workflow's own limit.
         on_parent_close: What becomes of it when its parent's code is finished first.
         cancellation: What the cancel of an await of it does to it.
+        place: Where it waits before it begins.
+        delay: Seconds before it may begin.
     """
 
     run_id: str = ""
@@ -185,6 +203,8 @@ class ChildOptions(Struct, frozen=True, kw_only=True, gc=False):
     timeout: float | None = None
     on_parent_close: OnParentClose = "cancel"
     cancellation: Cancellation = "request"
+    place: Place = Place()
+    delay: float = 0.0
 
 
 class AttemptRecord(Struct, frozen=True, kw_only=True, gc=False):
@@ -253,6 +273,7 @@ class WorkerProfile(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
         python: Version of Python, such as ``3.11.9``.
         workflows: What it can drive: name, version (None if it has none), fingerprint of the code; of each.
         run_max: How many runs it drives at once; 0 if it does not say.
+        queues: The queues that it serves; None for all runs.
     """
 
     host: str = ""
@@ -261,6 +282,7 @@ class WorkerProfile(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     python: str = ""
     workflows: tuple[tuple[str, str | None, str], ...] = ()
     run_max: int = 0
+    queues: tuple[str, ...] | None = None
 
 
 NO_PROFILE = WorkerProfile()

@@ -25,6 +25,7 @@ from everstep.events import (
     Event,
     PauseRequested,
     ResultReused,
+    RunCancelled,
     RunContinued,
     RunCreated,
     RunDied,
@@ -165,6 +166,16 @@ def unfinished_children(events: Sequence[Event]) -> list[tuple[str, str]]:
             case _:
                 pass
     return list(started.items())
+
+
+async def withdraw(runs: Runs, run: RunRecord, reason: str) -> bool:
+    """Cancel a run that waits in line and has never begun. False if it has, by now."""
+    if run.status is not Status.QUEUED or run.version != 1:
+        return False
+    settled = await _settle(runs, run, [RunCancelled(reason)], Status.CANCELLED, None)
+    if settled is not None:
+        runs.posted(settled)
+    return settled is not None
 
 
 async def discard(runs: Runs, run_id: str, by: By) -> None:
@@ -330,6 +341,9 @@ async def fork(runs: Runs, run_id: str, request: Fork, by: By) -> str:
         forked_from=run.run_key,
         forked_at=version,
         pinned=run.pinned,
+        queue=run.queue,
+        queue_key=run.queue_key,
+        priority=run.priority,
     )
     [answer] = await runs.store.create([new])
     if not isinstance(answer, Created):

@@ -210,6 +210,27 @@ async def paying() -> None:
     assert_type(debit.function(sqlite3.connect(":memory:"), "ann", 1), Any)
 
 
+mail = es.queue("mail", concurrency=10, per_worker=2, per_key=1, rate=(100, 60), priority=True, dedupe=False)
+assert_type(mail, es.Queue)
+assert_type(mail.limits, es.Limits)
+
+
+async def queueing(client: es.Client) -> None:
+    call = checkout(Order("42", 1))
+    handle = await client.start(call, queue=mail, key="cust-7", priority=-1, delay=5)
+    assert_type(handle, es.Handle[tuple[str, bytes]])
+    assert_type(await handle.why(), tuple[es.Hindrance, ...])
+    assert_type(
+        [(each.text, each.until, each.runs) for each in await handle.why()], list[tuple[str, datetime | None, tuple[str, ...]]]
+    )
+    assert_type(await client.queues(), list[es.QueueRecord])
+    assert_type(await client.pause_queue(mail, "why", actor="ann"), es.QueueRecord)
+    assert_type(await client.resume_queue("mail"), es.QueueRecord)
+    assert_type((await client.set_queue(mail, es.Limits(concurrency=5))).limits, es.Limits)
+    await client.start(checkout(Order("42", 1)), at=datetime.now().astimezone())
+    es.Engine("memory://", [checkout], queues=[mail, "sms"])
+
+
 @es.workflow
 async def parenting(orders: list[Order]) -> bytes:
     child = es.start(audit(orders[0]), id="audit-1", tags={"a": "b"}, timeout=5, on_parent_close="wait", cancellation="abandon")
@@ -219,7 +240,7 @@ async def parenting(orders: list[Order]) -> bytes:
     await child.started()
     child.cancel("enough")
     child.send(approval, True, key="1")
-    both = await es.gather(child, es.start(checkout(orders[0])))
+    both = await es.gather(child, es.start(checkout(orders[0]), queue=mail, key="a", priority=1, delay=2))
     assert_type(both, tuple[dict[str, int], tuple[str, bytes]])
     return both[1][1]
 

@@ -392,6 +392,18 @@ async def looking(handle: es.Handle[int]) -> None:
     print(place, steps, left, open_steps, changed, entries, seen, doing, run, status, lost, version)
 
 
+async def queueing(client: es.Client) -> None:
+    line = es.queue("mail", concurrency="10")  # error
+    other: es.Queue = es.Limits(concurrency=1)  # error
+    paced = es.queue("mail", rate=100)  # error
+    await client.start(charge("42", 1), queue="mail")  # error
+    await client.start(charge("42", 1), queue=other, priority="high")  # error
+    await client.set_queue(other, concurrency=5)  # error
+    why: es.Hindrance = await client.handle("a").why()  # error
+    queues: es.QueueRecord = await client.queues()  # error
+    print(line, paced, why, queues)
+
+
 async def pruning(client: es.Client) -> None:
     kept: es.Kept = (await client.prune_segments(delta)).kept  # error
     gone: es.Pruned = await client.dead()  # error

@@ -17,7 +17,7 @@ from everstep.errors import UsageError
 from everstep.ids import check_name
 from everstep.records import Micros, Status
 
-KEYS = ("status", "workflow", "id", "since")
+KEYS = ("status", "workflow", "id", "since", "queue", "key")
 _RUN_ID_PART = re.compile(r"[A-Za-z0-9._:@=+/-]*")  # a child's id has slashes
 _RUN_ID_CHARS_MAX = 2000  # so have theirs, so they are longer than what a caller may choose
 _AGE = re.compile(r"(\d{1,9})(s|m|h|d|w)")
@@ -33,6 +33,8 @@ class Filter(Struct, frozen=True, kw_only=True):
         id_prefix: Ids that begin so.
         id_exact: Only the id that is the prefix itself.
         created_from: Not older than this; None for any age.
+        queue: Exactly this queue; empty for all.
+        key: Exactly this key in its queue; empty for all.
     """
 
     statuses: tuple[Status, ...] = ()
@@ -40,6 +42,8 @@ class Filter(Struct, frozen=True, kw_only=True):
     id_prefix: str = ""
     id_exact: bool = False
     created_from: Micros | None = None
+    queue: str = ""
+    key: str = ""
 
     def admits(self, run_id: str) -> bool:
         """What the store cannot decide: whether an id is exactly the one asked for."""
@@ -69,6 +73,8 @@ def parse_filter(text: str, now: Micros) -> Filter:
         id_prefix=prefix,
         id_exact=exact,
         created_from=_since(given["since"], now) if "since" in given else None,
+        queue=check_name(given["queue"], "queue") if "queue" in given else "",
+        key=given.get("key", ""),
     )
 
 

@@ -38,6 +38,7 @@ VERBS: Mapping[str, Verb] = {
     "fork": Verb("fork", "Start a run that shares another's history up to a version."),
     "compare": Verb("compare", "Put two runs side by side."),
     "dead": Verb("dead", "List dead letters by cause; requeue or discard them."),
+    "queues": Verb("queues", "List the queues; pause, resume or change one."),
     "worker": Verb("worker", "Drive runs until told to stop."),
     "workers": Verb("workers", "List the workers; ask one to leave."),
     "check": Verb("check", "Find what would make workflow code differ on replay."),

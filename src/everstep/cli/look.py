@@ -12,7 +12,7 @@ from everstep.cli.picture import Picture
 from everstep.cli.sentence import Circumstances
 from everstep.cli.session import owner_name, reader_of, worker_names
 from everstep.cli.story import Dated, tell
-from everstep.client import Client
+from everstep.client import Client, Hindrance
 from everstep.core.payloads import read_events
 from everstep.core.progress import progress
 from everstep.core.reuse import Ledger
@@ -33,7 +33,10 @@ async def picture_from(client: Client, run: RunRecord, entries: Sequence[Entry],
     reader = reader_of(client, run.run_id)
     shared = await client.shared_history(run, lenient=True)
     rows, workers = reader.open_rows(rows), await worker_names(client)
-    return picture_of(run, entries, rows, workers, client.store.now(), version, shared=shared, reader=reader)
+    is_idle = run.worker_key is None and not run.status.is_at_rest and version in (None, run.version)
+    waits_for = await client.why(run.run_id) if is_idle else ()
+    now = client.store.now()
+    return picture_of(run, entries, rows, workers, now, version, shared=shared, reader=reader, waits_for=waits_for)
 
 
 def picture_of(
@@ -46,6 +49,7 @@ def picture_of(
     *,
     shared: Ledger | None = None,
     reader: Reader | None = None,
+    waits_for: Sequence[Hindrance] = (),
 ) -> Picture:
     """See above. Pure.
 
@@ -68,6 +72,7 @@ def picture_of(
         pinned=run.pinned,
         unread=run.inbox_seq - run.inbox_done if newest else 0,
         open_steps={step.key: step for step in progress(run, entries, rows, now).open_steps} if newest else {},
+        waits_for=waits_for,
     )
     return Picture(snapshot=snapshot, story=tell(dated(shown, run.run_id, reader)), facts=facts)
 

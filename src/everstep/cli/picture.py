@@ -13,6 +13,7 @@ from everstep.cli.inert import inert, inert_lines
 from everstep.cli.sentence import Circumstances, attempt_of, doing, summary
 from everstep.cli.story import How, Operation, Story, What
 from everstep.cli.words import clock, count, duration, iso, micros, shortened
+from everstep.client import Hindrance
 from everstep.core.progress import OpenStep
 from everstep.core.snapshots import Snapshot
 from everstep.core.undone import show_undo
@@ -66,6 +67,7 @@ def as_json(picture: Picture) -> dict[str, Any]:
         "version": snapshot.version,
         "hash": snapshot.hash,
         "doing": doing(story, facts),
+        "waits_for": [_hindrance_json(each) for each in facts.waits_for],
         "current_step": {"name": snapshot.current_step.name, "cursor": snapshot.current_step.cursor},
         "recoveries": len(story.recoveries()),
         "error": error,
@@ -212,6 +214,11 @@ def _footer(snapshot: Snapshot, story: Story, facts: Circumstances) -> str:
     if created is not None and created.tags:
         parts.append(" ".join(f"{name}={value}" for name, value in sorted(created.tags.items())))
     return " · ".join(parts)
+
+
+def _hindrance_json(each: Hindrance) -> dict[str, Any]:
+    until = None if each.until is None else each.until.isoformat()
+    return {"kind": each.kind, "text": each.text, "until": until, "runs": list(each.runs)}
 
 
 def _operation_json(operation: Operation, tried: OpenStep | None) -> dict[str, Any]:

@@ -55,6 +55,10 @@ def run_json(run: RunRecord) -> dict[str, Any]:
         "updated_at": iso(run.updated_at),
         "wake_at": None if run.wake_at is None or _is_never(run.wake_at) else iso(run.wake_at),
         "is_owned": run.worker_key is not None,
+        "queue": run.queue or None,
+        "queue_key": run.queue_key or None,
+        "priority": run.priority if run.queue else None,
+        "is_in_line": run.is_in_line,
     }
 
 

@@ -27,7 +27,12 @@ TABLE_ROWS_DEFAULT = 50
 
 @click.command(name="runs")
 @click.option(
-    "-f", "--filter", "filter_text", metavar="FILTER", default="", help="status:failed,dead workflow:NAME id:order-* since:1h"
+    "-f",
+    "--filter",
+    "filter_text",
+    metavar="FILTER",
+    default="",
+    help="status:failed workflow:NAME id:order-* since:1h queue:NAME key:KEY",
 )
 @click.option(
     "-n", "--limit", type=click.IntRange(min=1), help=f"At most so many. Default: {TABLE_ROWS_DEFAULT} on a terminal, else all."
@@ -73,6 +78,8 @@ async def pages(client: Client, wanted: Filter, before: RunKey | None, limit: in
             created_from=wanted.created_from,
             before=before,
             limit=size,
+            queue=wanted.queue,
+            key=wanted.key,
         )
         for run in page:
             if wanted.admits(run.run_id):

@@ -10,9 +10,13 @@ from msgspec import Struct
 
 from everstep.cli.story import How, Operation, Story, What
 from everstep.cli.words import clock, count, duration, micros
+from everstep.client import Hindrance
 from everstep.core.progress import OpenStep
 from everstep.events import CancelRequested
 from everstep.records import ErrorRecord, Micros, Status
+
+IN_QUEUE = frozenset({"queue paused", "concurrency", "key", "rate", "line"})
+"""What a queue keeps a run waiting for."""
 
 
 class Circumstances(Struct, frozen=True, kw_only=True):
@@ -29,6 +33,7 @@ class Circumstances(Struct, frozen=True, kw_only=True):
         workers: How many workers are alive on this store; None if not known.
         unread: How many messages (a cancel, a child's end) wait in its inbox.
         open_steps: What is known of the attempts of steps that are open, by the key of their command.
+        waits_for: Why nobody drives it, as the store tells; empty if that is not known.
     """
 
     run_id: str
@@ -41,6 +46,7 @@ class Circumstances(Struct, frozen=True, kw_only=True):
     workers: int | None = None
     unread: int = 0
     open_steps: Mapping[str, OpenStep] = {}
+    waits_for: Sequence[Hindrance] = ()
 
 
 def doing(story: Story, facts: Circumstances) -> str:
@@ -167,6 +173,8 @@ def _timer(timers: Sequence[Operation], facts: Circumstances) -> str:
 
 
 def _waits_for_worker(facts: Circumstances) -> str:
+    if facts.waits_for and any(each.kind in IN_QUEUE for each in facts.waits_for):
+        return "; ".join(each.text for each in facts.waits_for) + "."
     if facts.wake_at is not None and facts.wake_at > facts.now:
         return f"it starts in {duration(facts.wake_at - facts.now)}, at {clock(facts.wake_at, facts.now)}."
     what = f"version {facts.pinned} of {facts.workflow}" if facts.pinned else facts.workflow

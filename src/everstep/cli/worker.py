@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -41,6 +41,7 @@ SILENCE_SECONDS_DEFAULT = 60.0
 @click.command(name="worker")
 @click.argument("target", metavar="MODULE[:NAME]")
 @click.option("-c", "--concurrency", type=click.IntRange(min=1), help="How many runs to drive at once. Default: 1000.")
+@click.option("-q", "--queue", "queues", multiple=True, metavar="NAME", help="Drive only runs of this queue. Repeatable.")
 @click.option(
     "--lease",
     type=click.FloatRange(min=LEASE_SECONDS_MIN),
@@ -62,6 +63,7 @@ def command(
     ctx: click.Context,
     target: str,
     concurrency: int | None,
+    queues: Sequence[str],
     lease: float | None,
     supervise: bool,
     max_memory: str | None,
@@ -85,7 +87,7 @@ def command(
         _refuse_options(ctx, target)
         engine = found
     else:
-        given = {"concurrency": concurrency, "lease": lease}
+        given = {"concurrency": concurrency, "lease": lease, "queues": queues or None}
         options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         engine = Engine(url, workflows=workflows_of(found, target), payloads=Payloads.from_environment(), **options)
     terminal = current_terminal()
@@ -128,6 +130,8 @@ def child_command(ctx: click.Context, target: str) -> list[str]:
     outer = ctx.find_root().obj
     command += ["--store", outer] if isinstance(outer, str) else []
     command += ["worker", target]
+    for name in ctx.params["queues"]:
+        command += ["--queue", name]
     for option in ("concurrency", "lease"):
         command += [f"--{option}", str(ctx.params[option])] if ctx.params[option] is not None else []
     return command + (["--store", ctx.params["url"]] if _is_given(ctx, "url") else [])
@@ -180,9 +184,9 @@ def _log_inertly() -> None:
 
 
 def _refuse_options(ctx: click.Context, target: str) -> None:
-    given = [name for name in ("url", "concurrency", "lease") if _is_given(ctx, name)]
+    given = [name for name in ("url", "concurrency", "lease", "queues") if _is_given(ctx, name)]
     if given:
-        option = "--store" if given[0] == "url" else f"--{given[0]}"
+        option = {"url": "--store", "queues": "--queue"}.get(given[0], f"--{given[0]}")
         raise UsageError(
             f"{target} is an Engine with settings of its own, and {option} would change them. Nothing was driven. Leave it out."
         )

@@ -8,7 +8,7 @@ runs end.
     client       start, find, look after        handle    one run, from outside
     connection   what handles are made of       operated  what operators do to it
     starting     what a start asks for          outcomes  results, or the errors instead
-                                                views     what people are shown
+    why          what a run waits for           views     what people are shown
 """
 
 from everstep.client.client import Client
@@ -17,12 +17,14 @@ from everstep.client.handle import Handle
 from everstep.client.outcomes import Ending
 from everstep.client.starting import OnConflict, closing_if_refused, new_run
 from everstep.client.views import DeadLetter, HistoryEntry, UndeliveredSignal
+from everstep.client.why import Hindrance
 
 __all__ = [
     "Client",
     "DeadLetter",
     "Ending",
     "Handle",
+    "Hindrance",
     "HistoryEntry",
     "OnConflict",
     "UndeliveredSignal",

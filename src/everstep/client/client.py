@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar, get_args, overload
 
 from msgspec.structs import replace
 
 from everstep.client.connection import Connection, refuse_in_transaction
 from everstep.client.handle import Handle
-from everstep.client.starting import OnConflict, check_joinable, closing_if_refused, new_run, signals_of, workflow_of
+from everstep.client.starting import OnConflict, check_joinable, closing_if_refused, due_at, new_run, signals_of, workflow_of
 from everstep.client.views import DeadLetter, dead_letter
 from everstep.core.starting import describe_start
 from everstep.core.trimming import trims
 from everstep.definitions import Call, Workflow, require_call
 from everstep.errors import IllegalState, UsageError
 from everstep.events import RunCreated
-from everstep.ids import check_run_id, new_run_id
+from everstep.ids import check_name, check_run_id, new_run_id
 from everstep.journal import verify_chain
+from everstep.limits import Limits, QueueChange, QueueRecord, check_limits
+from everstep.queues import Queue, place_in
 from everstep.records import Micros, RunKey, RunRecord, Status, WorkerRecord
+from everstep.repair import check_by
 from everstep.stores.base import Created, NewRun, RunFilter, joining
 from everstep.stores.pruning import Kept, Pruned, PruneRequest, TrimRequest, joined
 from everstep.talk import SignalMessage
@@ -56,7 +59,11 @@ class Client(Connection):
         id: str | None = None,  # noqa: A002  # the API's word
         tags: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        queue: Queue | None = None,
+        key: str | None = None,
+        priority: int | None = None,
         delay: float = 0.0,
+        at: datetime | None = None,
         on_conflict: OnConflict = "join",
         send: SignalMessage | Sequence[SignalMessage] = (),
         tx: Any = None,
@@ -68,7 +75,11 @@ class Client(Connection):
             id: The run's id; None for a fresh one.
             tags: Put on the run.
             timeout: Seconds that it may take in all.
-            delay: Seconds before it starts.
+            queue: Where it waits until there is room for it: see ``es.queue``. None to begin as soon as a worker is free.
+            key: Its key in the queue: what ``per_key`` and ``dedupe`` go by.
+            priority: Lower ones go first; for a queue that has ``priority=True``.
+            delay: Seconds before it may begin.
+            at: An aware datetime before which it does not begin, instead of a delay. In the past: at once.
             on_conflict: What to do if the id is taken by the same start: ``join`` it, or ``raise``.
             send: Signals (``approval.message(…)``) that are in its inbox from the beginning, in the same transaction. A run
                 that is joined is sent them, but for those whose key it has seen.
@@ -89,10 +100,12 @@ class Client(Connection):
                 await self.open()
             created = self._describe(call, id, tags, timeout, on_conflict)
             workflow = workflow_of(call)
-            wake_at = self._due(delay)
-            new = new_run(created, workflow, self.payloads, wake_at=wake_at, send=send)
-        await self._create(new, created, on_conflict, send, tx)
-        return Handle(self, created.run_id, workflow)
+            place, wake_at = place_in(queue, key, priority), due_at(self.store.now(), delay, at)
+            new = new_run(created, workflow, self.payloads, wake_at=wake_at, send=send, place=place)
+        if queue is not None and tx is None:
+            await self._declare([queue])
+        run_id = await self._create(new, created, on_conflict, send, tx)
+        return Handle(self, run_id, workflow)
 
     @overload
     def handle(self, run_id: str) -> Handle[Any]: ...
@@ -243,15 +256,17 @@ class Client(Connection):
         on_conflict: OnConflict,
         send: SignalMessage | Sequence[SignalMessage] = (),
         tx: Any = None,
-    ) -> None:
-        """Queue a run, or see whether the one that has its id may be joined."""
+    ) -> str:
+        """Create a run, or see whether the one that is there already may be joined. Returns the id of the run there is."""
         if tx is None:
             [answer] = await self.store.create([new])
         else:
             refuse_in_transaction()
             [answer] = await joining(self.store, tx).create_in(tx, [new])
         if not isinstance(answer, Created):
-            await self._join(answer.run, created, on_conflict, send, tx)
+            # With a dedupe key that may be a run of another id.
+            await self._join(answer.run, replace(created, run_id=answer.run.run_id), on_conflict, send, tx)
+        return answer.run.run_id
 
     async def _join(
         self,
@@ -265,10 +280,53 @@ class Client(Connection):
         for signal in signals_of(send):
             await self.send(existing.run_id, signal, tx=tx)
 
-    def _due(self, delay: float) -> Micros | None:
-        if not 0 <= delay < float("inf"):
-            raise UsageError(f"delay={delay!r}: give a finite number of seconds, at least 0.")
-        return self.store.now() + round(delay * 1e6) if delay else None
+    # --- queues -----------------------------------------------------------------------------------------------------------
+
+    async def queues(self) -> list[QueueRecord]:
+        """Every queue that code has declared, somebody has changed, or that ever had a run; by name, and how it stands."""
+        await self.open()
+        return await self.store.queues()
+
+    async def set_queue(self, queue: Queue | str, limits: Limits, reason: str = "", *, actor: str = "") -> QueueRecord:
+        """Change what a queue allows, while everything runs. It counts until code declares something else. Safe to repeat.
+
+        A limit that is lowered takes nothing back: what is in progress goes on, and nothing is admitted until there is room.
+
+        Args:
+            queue: Which.
+            limits: All of them: what is None there has no limit any more.
+            reason: Recorded with it.
+            actor: Who does it; recorded with it.
+
+        Raises:
+            UsageError: A name or a number is not allowed. Nothing was changed.
+        """
+        name = _name_of(queue)
+        return await self._configure(
+            QueueChange(name=name, changed=check_limits(name, limits), actor=actor, why=reason), reason, actor
+        )
+
+    async def pause_queue(self, queue: Queue | str, reason: str = "", *, actor: str = "") -> QueueRecord:
+        """Let a queue admit nothing more. Its runs in progress go on. Safe to repeat."""
+        change = QueueChange(name=_name_of(queue), paused=True, actor=actor, why=reason)
+        return await self._configure(change, reason, actor)
+
+    async def resume_queue(self, queue: Queue | str, reason: str = "", *, actor: str = "") -> QueueRecord:
+        """Let a queue admit runs again. Safe to repeat."""
+        change = QueueChange(name=_name_of(queue), paused=False, actor=actor, why=reason)
+        return await self._configure(change, reason, actor)
+
+    async def _configure(self, change: QueueChange, reason: str, actor: str) -> QueueRecord:
+        check_by(reason, actor)
+        await self.open()
+        return await self.store.configure(change)
+
+    async def _declare(self, queues: Iterable[Queue]) -> None:
+        """Tell the store what code says of these queues, once."""
+        for each in queues:
+            if self._declared.get(each.name) != each.limits:
+                await self.store.configure(QueueChange(name=each.name, declared=each.limits))
+                self._declared[each.name] = each.limits
 
     # Last in the class: below it, ``list`` would mean this method.
 
@@ -281,6 +339,8 @@ class Client(Connection):
         created_from: Micros | None = None,
         before: RunKey | None = None,
         limit: int = 50,
+        queue: str = "",
+        key: str = "",
     ) -> list[RunRecord]:
         """Runs, newest first.
 
@@ -291,6 +351,8 @@ class Client(Connection):
             created_from: Not older than this.
             before: Only runs older than the one with this key: for the next page.
             limit: 1 to 1,000.
+            queue: Exactly this queue; empty for all.
+            key: Exactly this key in its queue; empty for all.
         """
         if not 1 <= limit <= 1000:
             raise UsageError(f"limit={limit}: ask for 1 to 1,000 runs at a time, and page with before=.")
@@ -304,8 +366,14 @@ class Client(Connection):
                 created_from=created_from,
                 before=before,
                 limit=limit,
+                queue=queue,
+                queue_key=key,
             )
         )
+
+
+def _name_of(queue: Queue | str) -> str:
+    return check_name(queue, "queue") if isinstance(queue, str) else queue.name
 
 
 async def _each(run_ids: Sequence[str]) -> AsyncIterator[str]:

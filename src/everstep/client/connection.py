@@ -8,11 +8,13 @@ from typing import Any, Self
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
 from everstep.ambient import transaction_scope
 from everstep.client.outcomes import Ending, Paused, result_of_request
 from everstep.client.starting import dedupe_of, event_of
 from everstep.client.views import UndeliveredSignal
+from everstep.client.why import HOLDERS_MAX, Facts, Hindrance, hindrances
 from everstep.core.reuse import Ledger
 from everstep.core.undelivered import untaken
 from everstep.errors import InvalidStoreURL, RequestTimeout, RunEnded, RunNotFound, RunPaused, RunTimeout, UsageError
@@ -20,9 +22,10 @@ from everstep.events import CancelRequested, Event, RequestReceived, SignalRecei
 from everstep.forks import shared_history
 from everstep.ids import new_run_id, request_dedupe
 from everstep.journal import Entry, decode_verified, verify_chain
+from everstep.limits import Limits, QueueRecord
 from everstep.payloads import PLAIN, Payloads
 from everstep.records import Message, RunRecord, Status
-from everstep.stores.base import Store, joining
+from everstep.stores.base import RunFilter, Store, joining
 from everstep.stores.urls import open_store
 from everstep.talk import SignalMessage
 
@@ -38,6 +41,7 @@ class Connection:
             raise InvalidStoreURL(f"{store!r} is no store. Nothing was opened. Give a URL such as 'sqlite:///orders.db'.")
         self.store = open_store(store) if isinstance(store, str) else store
         self.payloads = payloads or PLAIN
+        self._declared: dict[str, Limits] = {}
         self._opened = False
         self._opening = asyncio.Lock()
         self._poll_seconds_max = POLL_SECONDS_MAX
@@ -81,6 +85,23 @@ class Connection:
             f"there is no run {ascii(run_id)[1:-1][:200]} in {self.store.url}. Nothing was changed. "
             "List what there is: everstep runs",
             run_id=run_id,
+        )
+
+    async def why(self, run_id: str) -> tuple[Hindrance, ...]:
+        """Why a run is not running: see ``Handle.why``."""
+        run = await self.get(run_id)
+        queue: QueueRecord | None = None
+        holders: list[RunRecord] = []
+        key_holders: list[RunRecord] = []
+        if run.is_in_line:
+            queue = next((each for each in await self.store.queues() if each.name == run.queue), None)
+            in_progress = RunFilter(queue=run.queue, is_admitted=True, limit=HOLDERS_MAX)
+            holders = await self.store.list(in_progress)
+            if run.queue_key:
+                key_holders = await self.store.list(replace(in_progress, queue_key=run.queue_key))
+        workers = {each.worker_key: each for each in await self.store.workers()}
+        return hindrances(
+            Facts(run=run, queue=queue, holders=holders, key_holders=key_holders, workers=workers, now=self.store.now())
         )
 
     async def load_journal(self, run_id: str) -> tuple[RunRecord, list[Entry]]:

@@ -11,6 +11,7 @@ from everstep.client.connection import Connection
 from everstep.client.operated import Operated
 from everstep.client.outcomes import result_of
 from everstep.client.views import HistoryEntry, UndeliveredSignal
+from everstep.client.why import Hindrance
 from everstep.core.diff import Change, changes
 from everstep.core.payloads import read_events
 from everstep.core.progress import Progress, progress
@@ -62,6 +63,14 @@ class Handle(Operated, Generic[R_co]):
     async def status(self) -> Status:
         """Where the run stands now."""
         return (await self._client.get(self.run_id)).status
+
+    async def why(self) -> tuple[Hindrance, ...]:
+        """Why the run is not running: what it waits for now, with the evidence. Empty if a worker is driving it. Reads only.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        return await self._client.why(self.run_id)
 
     async def snapshot(self, version: int | None = None) -> Snapshot:
         """The state envelope after a version; None for the newest. Reads only; the hash chain is verified first.
@@ -177,6 +186,9 @@ class Handle(Operated, Generic[R_co]):
         Raises:
             RunNotFound: There is no such run.
         """
+        waiting = await self._client.get(self.run_id)
+        if waiting.is_in_line and await repair.withdraw(self._client, waiting, reason):
+            return True  # It has not begun, so there is nothing to clean up, and it need not wait for its turn to end.
         run = await self._client.post(self.run_id, CancelRequested(reason, actor))
         if run.status is Status.PAUSED:
             await self.resume(reason, actor=actor)  # Only a run that goes on can clean up.

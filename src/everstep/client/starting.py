@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from msgspec import Raw
@@ -13,11 +14,14 @@ from everstep.definitions import Call, Workflow
 from everstep.errors import RunConflict, UsageError
 from everstep.events import RunCreated, SignalReceived
 from everstep.payloads import PLAIN, Payloads
-from everstep.records import Message, Micros, RunRecord
+from everstep.records import Message, Micros, Place, RunRecord
 from everstep.stores.base import NewRun
 from everstep.talk import SignalMessage
 
 OnConflict = Literal["join", "raise"]
+NOWHERE = Place()
+"""In no queue."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def new_run(
@@ -27,6 +31,7 @@ def new_run(
     *,
     wake_at: Micros | None = None,
     send: SignalMessage | Sequence[SignalMessage] = (),
+    place: Place = NOWHERE,
 ) -> NewRun:
     """What the store is asked to create. Raises Unencodable for a Secret, if there is no encryption."""
     keeper = payloads.keeper(created.run_id)
@@ -40,7 +45,27 @@ def new_run(
         max_recoveries=workflow.max_recoveries,
         pinned=workflow.version or "",
         messages=tuple(mail),
+        queue=place.queue,
+        queue_key=place.key,
+        priority=place.priority,
+        dedupes=place.dedupes,
     )
+
+
+def due_at(now: Micros, delay: float, at: datetime | None) -> Micros | None:
+    """When a run may begin; None for at once. Pure.
+
+    Raises:
+        UsageError: Both are given, the delay is none, or the instant has no time zone.
+    """
+    if not 0 <= delay < float("inf"):
+        raise UsageError(f"delay={delay!r}: give a finite number of seconds, at least 0. Nothing was started.")
+    if at is None:
+        return now + round(delay * 1e6) if delay else None
+    if delay or at.tzinfo is None:
+        problem = f"delay={delay!r} and at={at!s}: give one of them" if delay else f"at={at!s} has no time zone"
+        raise UsageError(f"{problem}. Nothing was started.")
+    return max(now, (at - EPOCH) // timedelta(microseconds=1))
 
 
 def signals_of(send: SignalMessage | Sequence[SignalMessage]) -> Sequence[SignalMessage]:

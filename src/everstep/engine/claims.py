@@ -100,6 +100,7 @@ class Claimer:
         lease_seconds: float,
         idle_seconds_max: float,
         family: str,
+        queues: tuple[str, ...] | None = None,
     ) -> None:
         self.suspect: Driver | None = None
         self._host = host
@@ -110,6 +111,8 @@ class Claimer:
         self._lease_seconds = lease_seconds
         self._idle_seconds_max = idle_seconds_max
         self._family = family
+        self._queues = queues
+        self._turn = 0
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._due_at: Micros | None = None
@@ -163,7 +166,9 @@ class Claimer:
         was_suspect = driver is self.suspect
         if was_suspect:
             self.suspect = None
-        if wake_at is not None:
+        if driver.facts.queue:
+            self.nudge()  # There is room in its queue, and the store does not tell us what we did ourselves.
+        elif wake_at is not None:
             self.nudge(wake_at)
         elif was_suspect or driver.has_parent or self._suspects_wait or self._was_full:
             self.nudge()
@@ -307,6 +312,7 @@ class Claimer:
         return len(claims.runs) >= request.run_max
 
     def _request(self, room: int) -> ClaimRequest:
+        self._turn += 1  # Each time another queue comes first.
         fingerprint = self._host.payloads.fingerprint
         return ClaimRequest(
             worker_key=self._host.worker_key,
@@ -315,6 +321,8 @@ class Claimer:
             run_max=room,
             alone=not self._count,
             family=self._family,
+            queues=self._queues,
+            turn=self._turn,
         )
 
     async def _drive(self, runs: Sequence[Claimed], worker_key: WorkerKey) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from everstep.client import (
@@ -21,12 +23,14 @@ from everstep.client import (
     new_run,
     refuse_in_transaction,
 )
-from everstep.definitions import Call, Registry, Workflow, require_call, with_children
+from everstep.definitions import Call, Registry, Workflow, queues_of, require_call, with_children
 from everstep.engine.driver import Driver
 from everstep.engine.facts import Ended
 from everstep.engine.worker import IDLE_SECONDS_MAX, Worker
 from everstep.errors import EngineClosed, PayloadTooLarge, UsageError
+from everstep.ids import check_name
 from everstep.payloads import Payloads
+from everstep.queues import Queue, place_in
 from everstep.records import Message, RunRecord
 from everstep.stores.base import LEASE_SECONDS_DEFAULT, Exists, Fenced, Refused, Store
 from everstep.talk import SignalMessage
@@ -49,6 +53,8 @@ class Engine(Client):
             at once.)
         grace: Seconds that running steps get to finish when the engine closes; no new ones are begun meanwhile.
         only: Drive the run of this id and its children, and nothing else that the store holds. Empty for all.
+        queues: Drive only runs of these queues; None for all runs. (Runs that are started here without a queue begin here.)
+            Queues that the code of workflows names are declared in the store either way.
         payloads: How payloads are stored; the same for every engine and client of a store. None for nothing special.
 
     Raises:
@@ -66,6 +72,7 @@ class Engine(Client):
         lease: float = LEASE_SECONDS_DEFAULT,
         grace: float = GRACE_SECONDS_DEFAULT,
         only: str = "",
+        queues: Iterable[Queue | str] | None = None,
         payloads: Payloads | None = None,
     ) -> None:
         super().__init__(store, payloads=payloads)
@@ -80,6 +87,9 @@ class Engine(Client):
         self._lease_seconds = lease
         self._grace = grace
         self._only = only
+        served = None if queues is None else list(queues)
+        self._serves = None if served is None else tuple(sorted(check_name(_name_of(each), "queue") for each in served))
+        self._own_queues = {each.name: each for each in (*queues_of(self.registry), *(served or ())) if isinstance(each, Queue)}
         self._worker: Worker | None = None
         self._is_closed = False
         self._random = random.Random()
@@ -107,6 +117,7 @@ class Engine(Client):
             if self._is_driving():  # Somebody else opened it while this waited.
                 return
             await super().open()
+            await self._declare(self._own_queues.values())
             worker = Worker(
                 self.store,
                 self.registry,
@@ -116,6 +127,7 @@ class Engine(Client):
                 random=self._random,
                 idle_seconds_max=self._idle_seconds_max,
                 family=self._only,
+                queues=self._serves,
                 payloads=self.payloads,
                 on_drain=self.drain,
             )
@@ -151,29 +163,46 @@ class Engine(Client):
         id: str | None = None,  # noqa: A002  # the API's word
         tags: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        queue: Queue | None = None,
+        key: str | None = None,
+        priority: int | None = None,
         delay: float = 0.0,
+        at: datetime | None = None,
         on_conflict: OnConflict = "join",
         send: SignalMessage | Sequence[SignalMessage] = (),
         tx: Any = None,
     ) -> Handle[R]:
         """Start a run, or join the one that has this id: see ``Client.start``. It begins here at once if there is room.
 
-        With ``tx`` it begins once that is committed.
+        With ``tx`` it begins once that is committed; in a queue, once it has been admitted.
         """
         require_call(call, "engine.start")
+        elsewhere = partial(
+            super().start,
+            call,
+            id=id,
+            tags=tags,
+            timeout=timeout,
+            queue=queue,
+            key=key,
+            priority=priority,
+            delay=delay,
+            at=at,
+            on_conflict=on_conflict,
+            send=send,
+            tx=tx,
+        )
         if tx is not None:
-            return await super().start(
-                call, id=id, tags=tags, timeout=timeout, delay=delay, on_conflict=on_conflict, send=send, tx=tx
-            )
+            return await elsewhere()
         with closing_if_refused(call):
             worker = await self._opened_worker()
             await worker.turn.wait()
             if isinstance(call.definition, Workflow):
                 self.registry.add(call.definition)
-            if delay or not worker.can_start_here or worker.driver_of(id or "") is not None:
-                handle = await super().start(
-                    call, id=id, tags=tags, timeout=timeout, delay=delay, on_conflict=on_conflict, send=send
-                )
+            is_later = queue is not None or at is not None or bool(delay)
+            place_in(queue, key, priority)
+            if is_later or not worker.can_start_here or worker.driver_of(id or "") is not None:
+                handle = await elsewhere()
                 worker.nudge()
                 return handle
             created = self._describe(call, id, tags, timeout, on_conflict)
@@ -236,6 +265,10 @@ class Engine(Client):
         await self.open()
         assert self._worker is not None
         return self._worker
+
+
+def _name_of(queue: Queue | str) -> str:
+    return queue.name if isinstance(queue, Queue) else queue
 
 
 async def _end_of(driver: Driver) -> Ended | None:

@@ -33,6 +33,7 @@ class Facts:
         deadline_at: The run's own time limit.
         has_parent: Another run started it.
         family: Id of the run at the top of its family; empty if that is this one.
+        queue: Name of its queue; empty for none.
         create: What makes the run exist, until its first entry has landed.
         created: Bytes of its first event list.
     """
@@ -49,6 +50,7 @@ class Facts:
     deadline_at: Micros | None = None
     has_parent: bool = False
     family: str = ""
+    queue: str = ""
     create: NewRun | None = field(default=None, repr=False)
     status: Status = Status.RUNNING
     created: bytes = field(default=b"", repr=False)
@@ -68,6 +70,7 @@ class Facts:
             consumed=run.inbox_done,
             has_parent=run.parent_key is not None,
             family=run.family,
+            queue=run.queue,
             status=run.status,
             created=run.created,
         )

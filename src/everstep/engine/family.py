@@ -110,8 +110,9 @@ def _child(program: Program, command: ChildStarted, run_key: RunKey, now: Micros
         is_pipeline=workflow.is_pipeline,
         relaxed=workflow.relaxed,
     )
+    wake_at = now + round(options.delay * 1e6) if options.delay else None
     return replace(
-        new_run(created, workflow, payloads),
+        new_run(created, workflow, payloads, wake_at=wake_at, place=options.place),
         parent_key=run_key,
         parent_command=command.key,
         family=family,

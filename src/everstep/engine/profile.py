@@ -16,7 +16,7 @@ def own_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def profile_of(registry: Registry, run_max: int) -> WorkerProfile:
+def profile_of(registry: Registry, run_max: int, queues: tuple[str, ...] | None = None) -> WorkerProfile:
     """This process, and what it can drive now."""
     return WorkerProfile(
         host=socket.gethostname(),
@@ -25,6 +25,7 @@ def profile_of(registry: Registry, run_max: int) -> WorkerProfile:
         python=platform.python_version(),
         workflows=tuple(sorted(((each.name, each.version or None, each.fingerprint) for each in registry), key=_by_name)),
         run_max=run_max,
+        queues=queues,
     )
 
 

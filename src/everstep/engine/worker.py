@@ -76,6 +76,7 @@ class Worker:
         random: Random,
         idle_seconds_max: float = IDLE_SECONDS_MAX,
         family: str = "",
+        queues: tuple[str, ...] | None = None,
         payloads: Payloads = PLAIN,
         on_drain: Callable[[], None] | None = None,
     ) -> None:
@@ -100,6 +101,7 @@ class Worker:
         self._registry = registry
         self._lease_seconds = lease_seconds
         self._run_max = run_max
+        self._queues = queues
         self._lease = LeaseKeeper(
             store,
             lease_seconds,
@@ -117,6 +119,7 @@ class Worker:
             lease_seconds=lease_seconds,
             idle_seconds_max=idle_seconds_max,
             family=family,
+            queues=queues,
         )
         self._by_id: dict[str, Driver] = {}
         self._run_count = 0
@@ -143,7 +146,7 @@ class Worker:
         self._claimer.moved()
 
     async def _enlist(self) -> WorkerKey:
-        return await self.store.enlist(self.name, self._lease_seconds, profile_of(self._registry, self._run_max))
+        return await self.store.enlist(self.name, self._lease_seconds, profile_of(self._registry, self._run_max, self._queues))
 
     def drain(self) -> None:
         """Begin nothing new, neither runs nor steps. Each run is handed back as soon as no body of it is being executed."""
