@@ -129,6 +129,16 @@ async def test_a_relaxed_run_loses_no_more_than_its_bound_of_steps(world: World)
     assert (1.0, 10) == (said.seconds, said.steps)
 
 
+async def test_what_a_run_may_lose_is_told_at_every_version(world: World) -> None:
+    engine = await world.engine(relaxed)
+    handle = await engine.start(relaxed(3), id="r")
+    await handle.result()
+
+    last = (await handle.history())[-1].version
+    assert [relaxed.relaxed] * last == [(await handle.snapshot(version)).relaxed for version in range(1, last + 1)]
+    assert relaxed.relaxed is not None
+
+
 async def test_a_relaxed_run_loses_no_more_than_its_bound_of_time(world: World) -> None:
     engine = await world.engine(slow)
     await engine.start(slow(20), id="r")

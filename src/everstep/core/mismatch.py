@@ -121,22 +121,22 @@ def show_command(event: CommandEvent | Ending | None) -> str:
         case None:
             return "nothing"
         case StepScheduled():
-            return f"step {event.step}({_short(event.args)})".ljust(44) + event.source
+            return f"step {event.step}({_short(event.args)})".ljust(42) + f"  {event.source}"
         case TimerStarted():
-            return f"timer of {event.delay / 1e6:g} s".ljust(44) + event.source
+            return f"timer of {event.delay / 1e6:g} s".ljust(42) + f"  {event.source}"
         case ChildStarted():
             named = "" if is_derived(event.run_id) else f" as {event.run_id}"
-            return f"child {event.workflow}({_short(event.args)}){named}".ljust(44) + event.source
+            return f"child {event.workflow}({_short(event.args)}){named}".ljust(42) + f"  {event.source}"
         case ChildSignalled():
-            return f"signal {event.name} to child {event.run_id}".ljust(44) + event.source
+            return f"signal {event.name} to child {event.run_id}".ljust(42) + f"  {event.source}"
         case ResultReused():
-            return f"{'child' if event.is_child else 'step'} {event.name}, finished before".ljust(44) + event.source
+            return f"{'child' if event.is_child else 'step'} {event.name}, finished before".ljust(42) + f"  {event.source}"
         case SignalAwaited():
-            return f"wait for signal {event.name}".ljust(44) + event.source
+            return f"wait for signal {event.name}".ljust(42) + f"  {event.source}"
         case RequestAwaited():
-            return f"wait for request {event.name}".ljust(44) + event.source
+            return f"wait for request {event.name}".ljust(42) + f"  {event.source}"
         case RequestHandlerSet():
-            return f"handler of request {event.name}".ljust(44) + event.source
+            return f"handler of request {event.name}".ljust(42) + f"  {event.source}"
         case RequestAnswered():
             return f"answer to request {event.name} {event.id}"
         case RequestRefused():

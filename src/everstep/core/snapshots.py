@@ -183,6 +183,7 @@ def fold(
         checkpoints=tuple(state.checkpoints),
         error=state.error,
         hash=last.hash.hex(),
+        relaxed=state.relaxed,
         undone=tuple(state.undone.done),
         undo_left=tuple(state.undone.left),
     )
