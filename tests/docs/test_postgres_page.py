@@ -31,6 +31,24 @@ def test_the_program_runs_on_postgresql_as_printed(postgres_url: str, tmp_path: 
     assert not (tmp_path / "orders.db").exists()
 
 
+def test_the_program_that_moves_a_run_moves_it_to_postgresql(postgres_url: str, tmp_path: Path) -> None:
+    page = PAGE.with_name("move-to-postgresql.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "move.py").write_text(program, encoding="utf-8")
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "move.py"],
+        cwd=tmp_path,
+        env={**os.environ, "TARGET": postgres_url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ("charging order-42\nexit code 0\nreceipt for order-42\n", "") == (done.stdout, done.stderr)
+
+
 async def test_the_sql_of_the_page_can_be_asked(postgres_url: str) -> None:
     """Column by column."""
     from everstep.stores.postgres import link
@@ -43,7 +61,7 @@ async def test_the_sql_of_the_page_can_be_asked(postgres_url: str) -> None:
     schema = Address(postgres_url).schema
     statements = re.findall(r"^    (SELECT .*);$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
-    assert 2 == len(statements)
+    assert 4 == len(statements)
     for statement in statements:
         assert [] == await connection.fetch(statement.replace("everstep.", f"{schema}."))
     await connection.close()

@@ -62,7 +62,7 @@ _SET: Final = "INSERT INTO everstep.meta VALUES ($1, $2) ON CONFLICT (key) DO UP
 _UNSET: Final = "DELETE FROM everstep.meta WHERE key = $1"
 _META: Final = "SELECT value FROM everstep.meta WHERE key = $1"
 _HOLD_WORKERS: Final = "LOCK TABLE everstep.workers IN SHARE ROW EXCLUSIVE MODE"
-_GUARDED: Final = ("runs", "journal", "inbox", "workers")
+_GUARDED: Final = ("runs", "journal", "inbox", "workers", "queues")
 _HOLD: Final = "".join(
     f"""
 DROP TRIGGER IF EXISTS everstep_moved ON everstep.{table};
@@ -83,7 +83,7 @@ _RELEASE: Final = "DROP FUNCTION IF EXISTS everstep.everstep_moved() CASCADE"
 _HAS_RUNS: Final = "SELECT EXISTS (SELECT FROM everstep.runs)"
 _CLEAR: Final = """
 DELETE FROM everstep.journal; UPDATE everstep.runs SET forked_from = NULL; DELETE FROM everstep.runs;
-DELETE FROM everstep.workers
+DELETE FROM everstep.workers; DELETE FROM everstep.queues; DELETE FROM everstep.admissions
 """
 _PUT_RUN: Final = f"""
 INSERT INTO everstep.runs({", ".join(RUN)}, status, claimed_version)

@@ -7,7 +7,8 @@ in it is changed.
 
 The journal is only ever inserted into: an update would leave a dead row behind at every step. So what changes with every entry
 (version, hash, status, step) stands in the entry, and ``runs`` has only what changes with the owner: it is as old as the last
-claim, release or message. The view ``overview`` puts the two together; ``history`` has one row per event. The columns that are
+claim, release or message. The view ``overview`` puts the two together; ``history`` has one row per event, ``states`` one per
+state that a run has published, as it is now. The columns that are
 compared as text have the collation "C": byte by byte, the same on every server, and usable for prefixes. Events are ``text``,
 exactly as they were hashed; views read them as ``json``.
 """
@@ -191,7 +192,95 @@ CREATE VIEW everstep.overview AS
          LEFT JOIN everstep.workers USING (worker_key) LEFT JOIN everstep.runs AS parents ON parents.run_key = runs.parent_key;
 """
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (Migration(1, "Makes the tables.", (_FIRST,)),)
+# What is published is mostly what changed (``core/deltas.py``), so it is put together here, from the newest whole value on,
+# when somebody asks: it is as new as the journal, and costs those who write nothing. A value that jsonb does not take, or that
+# is sealed and would have to be opened to be changed, is NULL; it must not keep anybody from the others.
+_STATES: Final = r"""
+CREATE FUNCTION everstep.as_jsonb(value json) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN value::jsonb;
+EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION everstep.changed(old jsonb, delta jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    new jsonb := old;
+    part record;
+BEGIN
+    IF old IS NULL OR delta IS NULL OR delta ? '$sealed' OR old ? '$sealed' THEN
+        RETURN NULL;
+    END IF;
+    IF delta ? 'text' THEN
+        RETURN to_jsonb(left(old #>> '{}', (delta -> 'text' ->> 0)::int) || (delta -> 'text' ->> 2)
+                        || substr(old #>> '{}', (delta -> 'text' ->> 0)::int + (delta -> 'text' ->> 1)::int + 1));
+    END IF;
+    FOR part IN SELECT key, value FROM jsonb_each(delta -> 'set') LOOP
+        new := jsonb_set(new, ARRAY[part.key], part.value);
+    END LOOP;
+    FOR part IN SELECT key, value FROM jsonb_each(delta -> 'within') LOOP
+        new := jsonb_set(new, ARRAY[part.key], everstep.changed(new #> ARRAY[part.key], part.value));
+    END LOOP;
+    IF delta ? 'drop' THEN
+        new := new - ARRAY(SELECT jsonb_array_elements_text(delta -> 'drop'));
+    END IF;
+    FOR part IN SELECT value FROM jsonb_array_elements(delta -> 'add') LOOP
+        new := new || jsonb_build_object(part.value ->> 1, part.value -> 2);
+    END LOOP;
+    FOR part IN SELECT (value ->> 0)::int AS start, (value ->> 1)::int AS gone, value -> 2 AS items
+                FROM jsonb_array_elements(delta -> 'splice') WITH ORDINALITY AS each(value, place) ORDER BY place DESC LOOP
+        SELECT coalesce(jsonb_agg(item ORDER BY third, place), '[]') INTO new FROM (
+            SELECT CASE WHEN place <= part.start THEN 1 ELSE 3 END AS third, place, item
+            FROM jsonb_array_elements(new) WITH ORDINALITY AS kept(item, place)
+            WHERE place <= part.start OR place > part.start + part.gone
+            UNION ALL
+            SELECT 2, place, item FROM jsonb_array_elements(part.items) WITH ORDINALITY AS come(item, place)
+        ) AS items;
+    END LOOP;
+    RETURN new;
+END $$;
+
+CREATE FUNCTION everstep.followed(old jsonb, value jsonb, is_delta bool) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN is_delta THEN everstep.changed(old, value) ELSE value END
+$$;
+CREATE AGGREGATE everstep.newest(jsonb, bool) (SFUNC = everstep.followed, STYPE = jsonb);
+
+CREATE VIEW everstep.states AS
+    SELECT runs.run_id, newest.name, newest.version, to_timestamp(newest.at / 1e6) AS at, newest.value
+    FROM everstep.runs CROSS JOIN LATERAL (
+        SELECT name, max(version) AS version, max(at) AS at,
+               everstep.newest(everstep.as_jsonb(value), is_delta ORDER BY version, place) AS value
+        FROM (
+            SELECT *, count(*) FILTER (WHERE NOT is_delta) OVER (PARTITION BY name ORDER BY version, place) AS chain,
+                   count(*) FILTER (WHERE NOT is_delta) OVER (PARTITION BY name) AS chains
+            FROM (
+                SELECT published.name, published.is_delta, journal.version, journal.at, each.place,
+                       coalesce((SELECT everstep.shown(convert_from(blobs.data, 'UTF8'))
+                                 FROM json_array_elements(each.facts -> '$blobs') AS ref
+                                      JOIN everstep.blobs ON blobs.hash = decode(ref ->> 2, 'hex')
+                                 WHERE blobs.run_key = runs.run_key AND ref ->> 1 = published.member),
+                                published.value) AS value
+                FROM everstep.journal
+                     CROSS JOIN LATERAL json_array_elements(everstep.shown(journal.events))
+                                        WITH ORDINALITY AS each(facts, place)
+                     CROSS JOIN LATERAL (
+                         SELECT each.facts ->> 'name', '', coalesce((each.facts ->> 'is_delta')::bool, false),
+                                each.facts -> 'value'
+                         WHERE each.facts ->> 'event' = 'StatePublished'
+                         UNION ALL
+                         SELECT key, key, false, value FROM json_each(each.facts -> 'states')
+                         WHERE each.facts ->> 'event' = 'RunContinued'
+                     ) AS published(name, member, is_delta, value)
+                WHERE journal.run_key = runs.run_key
+                  AND (strpos(journal.events, '"StatePublished"') > 0 OR strpos(journal.events, '"RunContinued"') > 0)
+            ) AS told
+        ) AS chained
+        WHERE chain = chains GROUP BY name
+    ) AS newest;
+"""
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (Migration(1, "Makes the tables.", (_FIRST, _STATES)),)
 """Only ever appended to."""
 
 _SERVER: Final = """

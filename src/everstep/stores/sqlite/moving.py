@@ -21,7 +21,7 @@ from everstep.stores.sqlite.faults import MOVED
 from everstep.stores.sqlite.transaction import Tx
 from everstep.stores.upkeep import Bundle, Counters, Line
 
-_GUARDED: Final = ("runs", "journal", "inbox", "workers")
+_GUARDED: Final = ("runs", "journal", "inbox", "workers", "queues")
 _HOLD: Final = "".join(
     f"CREATE TRIGGER everstep_moved_{table}_{verb} BEFORE {verb} ON {table} BEGIN SELECT RAISE(ABORT, '{MOVED}'); END;\n"
     for table in _GUARDED
@@ -51,7 +51,10 @@ _RUN_KEY: Final = "SELECT value FROM meta WHERE key = 'run_key'"
 _WORKER_KEY: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'workers'"
 
 _HAS_RUNS: Final = "SELECT EXISTS (SELECT 1 FROM runs)"
-_CLEAR: Final = "DELETE FROM journal; UPDATE runs SET forked_from = NULL; DELETE FROM runs; DELETE FROM workers"
+_CLEAR: Final = """
+DELETE FROM journal; UPDATE runs SET forked_from = NULL; DELETE FROM runs; DELETE FROM workers; DELETE FROM queues;
+DELETE FROM admissions
+"""
 _PUT_ENTRY: Final = f"""
 INSERT INTO journal(run_key, prev, {", ".join(ENTRY)}) VALUES (?, ?, {", ".join("?" for _ in ENTRY)})
 """  # noqa: S608
