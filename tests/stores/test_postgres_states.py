@@ -128,7 +128,7 @@ def something(dice: random.Random, depth: int) -> Any:
 
 
 def mutated(dice: random.Random, value: Any) -> Any:
-    kind = type(value) if value else None
+    kind: object = type(value) if value else None
     if kind is dict:
         fields: dict[str, Any] = value
         key = dice.choice(list(fields))
