@@ -128,17 +128,17 @@ def something(dice: random.Random, depth: int) -> Any:
 
 
 def mutated(dice: random.Random, value: Any) -> Any:
-    kind: object = type(value) if value else None
-    if kind is dict:
+    kind = str(value.__class__.__name__) if value else ""
+    if kind == "dict":
         fields: dict[str, Any] = value
         key = dice.choice(list(fields))
         changes: list[dict[str, Any]] = [{**fields, key: mutated(dice, fields[key])}, {**fields, "new": 1}]
         return dice.choice([*changes, {name: each for name, each in fields.items() if name != key}])
-    if kind is list:
+    if kind == "list":
         items: list[Any] = value
         place = dice.randrange(len(items))
         return [*items[:place], *([mutated(dice, items[place])] * dice.randrange(3)), *items[place + 1 :]]
-    if kind is str:
+    if kind == "str":
         return f"{value[: len(value) // 2]}…{value[len(value) // 2 :]}"
     return something(dice, 1)
 
