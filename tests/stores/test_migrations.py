@@ -304,6 +304,21 @@ async def test_force_takes_their_runs_from_older_workers(path: Path) -> None:
     await new.close()
 
 
+async def test_an_engine_that_was_forced_out_says_so_and_drives_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its runs go on with whoever has the new version. It asks for a token from time to time, and can be closed."""
+    old = es.Engine(SQLiteStore(path, migrations=SQLITE[:1]), workflows=[sums], lease=0.5)
+    await old.open()
+    finish(path, SQLITE_2, force=True)
+
+    while "Restart it with the new version" not in caplog.text:  # noqa: ASYNC110  # a log sets no event
+        await asyncio.sleep(0.01)
+
+    new = es.Engine(SQLiteStore(path, migrations=SQLITE_2), workflows=[sums])
+    async with new:
+        assert 2 == await (await new.start(sums(2), id="a")).result(timeout=20)
+    await asyncio.wait_for(old.close(), 20)
+
+
 async def test_a_version_is_not_skipped_while_older_workers_are_alive(path: Path) -> None:
     """The version in between has a part that waits for them."""
     old = SQLiteStore(path, migrations=SQLITE[:1])

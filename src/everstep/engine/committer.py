@@ -14,7 +14,7 @@ from collections.abc import Callable
 from random import Random
 
 from everstep.engine.eager import begin
-from everstep.errors import StoreUnavailable
+from everstep.errors import StoreError, StoreUnavailable
 from everstep.records import RunKey
 from everstep.stores.base import Append, Outcome, Refused, Store, Write
 
@@ -111,7 +111,7 @@ class Committer:
             await asyncio.sleep(delay * (0.5 + self._random.random()))
             delay = min(delay * 2, BACKOFF_SECONDS_MAX)
 
-    def note_away(self, verb: str, error: StoreUnavailable) -> None:
+    def note_away(self, verb: str, error: StoreError) -> None:
         """The store did not answer to this verb. One line per change of state, however long it lasts."""
         if not self._away:
             logger.warning("the store cannot be used, runs wait for it: %s", error)

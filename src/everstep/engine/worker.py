@@ -29,7 +29,7 @@ from everstep.engine.threads import ThreadPool
 from everstep.engine.transact import Transactor
 from everstep.engine.turns import Turn
 from everstep.engine.watchers import Watchers
-from everstep.errors import CorruptJournal, PayloadKeyMissing, StoreUnavailable
+from everstep.errors import CorruptJournal, PayloadKeyMissing, SchemaMismatch, StoreUnavailable
 from everstep.events import RunClaimed, RunCreated
 from everstep.payloads import PLAIN, Payloads
 from everstep.records import Message, Micros, RunKey, RunRecord, WorkerKey
@@ -372,7 +372,7 @@ class Worker:
                 sent_at = self._loop.time()
                 new = await self._enlist()
                 self.committer.note_back("enlist")
-            except StoreUnavailable as error:
+            except (StoreUnavailable, SchemaMismatch) as error:  # Too old for it now: somebody has to restart us.
                 self.committer.note_away("enlist", error)
                 await asyncio.sleep(BACKOFF_SECONDS * (0.5 + self.tools.random.random()))
         self.worker_key, self._run_count = new, 0
