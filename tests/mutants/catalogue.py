@@ -12,6 +12,7 @@ from msgspec import Struct
 
 SQLITE = "tests/stores/test_suite.py::TestSQLiteStore"
 MEMORY = "tests/stores/test_suite.py::TestMemoryStore"
+POSTGRES = "tests/stores/test_postgres_suite.py::TestPostgresStore"
 POWER = "tests/powercuts"
 
 
@@ -489,6 +490,30 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if status.is_at_rest:\n        return\n    now, seq = tx.now(), inbox_seq + 1\n",
         "    now, seq = tx.now(), inbox_seq + 1\n",
         (f"{SQLITE}::test_a_run_at_rest_accepts_no_message",),
+    ),
+    Mutant(
+        "a run parks on PostgreSQL although a message has come",
+        "I8, P11",
+        "stores/postgres/fast.py",
+        "           it.must = 'never' OR runs.inbox_seq <= greatest(runs.inbox_done, it.consumed)\n",
+        "           true OR runs.inbox_seq <= greatest(runs.inbox_done, it.consumed)\n",
+        (f"{POSTGRES}::test_a_run_with_unread_messages_can_neither_park_nor_end",),
+    ),
+    Mutant(
+        "a worker that was asked to drain is given runs",
+        "P38",
+        "stores/sqlite/workers.py",
+        "WHERE worker_key = ? AND gone = '' AND NOT draining",
+        "WHERE worker_key = ? AND gone = ''",
+        (f"{SQLITE}::test_a_worker_that_is_asked_to_drain_hears_of_it_and_is_given_nothing",),
+    ),
+    Mutant(
+        "a worker does not hear that it is to drain",
+        "P38",
+        "engine/leases.py",
+        "        if pulse is Pulse.DRAINING:\n            self._on_drain()\n",
+        "",
+        ("tests/engine/test_draining.py",),
     ),
     Mutant(
         "a child's id that belongs to another run is taken for the child",
