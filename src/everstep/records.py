@@ -20,6 +20,8 @@ OnParentClose: TypeAlias = Literal["cancel", "abandon", "wait"]
 """What becomes of a child that is still running when its parent's code is finished, however that ended."""
 Cancellation: TypeAlias = Literal["request", "wait", "abandon"]
 """What the cancel of an await does to the child that is awaited."""
+Isolation: TypeAlias = Literal["read committed", "repeatable read", "serializable"]
+"""What a transaction sees of others, where the database gives a choice."""
 
 
 class Status(StrEnum):
@@ -231,6 +233,25 @@ class AttemptRecord(Struct, frozen=True, kw_only=True, gc=False):
     details: bytes | None = None
     error: bytes | None = None
     failures_max: int | None = None
+
+
+class BodyKind(Struct, frozen=True, gc=False):
+    """What the body of a transaction asks of the store.
+
+    Attributes:
+        package: The package that the type of its connection parameter comes from; empty if the parameter says nothing.
+        type: The name of that type.
+        is_async: It is an async function.
+        isolation: What its transaction sees of others.
+    """
+
+    package: str = ""
+    type: str = ""
+    is_async: bool = True
+    isolation: Isolation = "read committed"
+
+    def __str__(self) -> str:
+        return f"{self.package}.{self.type}"
 
 
 class Message(Struct, frozen=True, kw_only=True, gc=False):

@@ -16,11 +16,26 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from inspect import Parameter
-from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+from typing import (
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    get_origin,
+    overload,
+)
 
 from everstep.codec import ArgumentsCodec
+from everstep.codec.hints import function_hints, unwrap
 from everstep.definitions import Step
 from everstep.errors import UsageError
+from everstep.records import BodyKind, Isolation
 from everstep.retry import Retry
 
 P = ParamSpec("P")
@@ -113,6 +128,21 @@ class ConnectedStep(Step[P, R], Generic[P, R]):
 class Transaction(ConnectedStep[P, R]):
     """A step whose body runs in the transaction that records its result. Made by ``@es.transaction``."""
 
+    def __init__(self, function: Callable[..., Any], *, isolation: Isolation = "read committed", **options: Any) -> None:
+        super().__init__(function, **options)
+        if isolation not in get_args(Isolation):
+            raise UsageError(
+                f"transaction {self.name}: isolation={isolation!r} is not known. It was not defined. Give one of "
+                f"{', '.join(get_args(Isolation))}."
+            )
+        self._isolation: Isolation = isolation
+
+    @cached_property
+    def kind(self) -> BodyKind:
+        """What it asks of the store."""
+        package, name = connection_type(self.function)
+        return BodyKind(package, name, self.is_async, self._isolation)
+
 
 class TransactionDecorator(Protocol):
     """What ``@es.transaction(…)`` with options returns."""
@@ -129,20 +159,30 @@ def transaction(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
 def transaction(function: Callable[Concatenate[Any, P], R], /) -> Transaction[P, R]: ...
 @overload
 def transaction(
-    *, name: str | None = None, retry: Retry | int | None = None, timeout: float | None = None
+    *,
+    name: str | None = None,
+    retry: Retry | int | None = None,
+    timeout: float | None = None,
+    isolation: Isolation = "read committed",
 ) -> TransactionDecorator: ...
 def transaction(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Define a step whose SQL commits together with the record of its result, in the database of the store.
 
-    Nothing else is written to the store while the body runs, so it should be short: SQL, and no waiting for others. After a
-    third of the worker's lease (5 s by default) it is rolled back and fails.
+    The body should be short: SQL, and no waiting for others. On SQLite nothing else is written to the store while it runs; on
+    PostgreSQL its run writes nothing else. After a third of the worker's lease (5 s by default) it is rolled back and fails.
+
+    The body may be run more than once, with only the last time counting: after a crash, or when the database ends it for the
+    sake of another transaction (a deadlock, a serialization failure).
 
     Args:
-        function: The body, sync or async. Its first parameter is the connection (``es.SQLiteTx``), which callers do not pass.
-            A plain function runs in a thread.
+        function: The body, sync or async. Its first parameter is the connection, which callers do not pass; its type says which
+            one: ``es.SQLiteTx`` on SQLite; on PostgreSQL ``asyncpg.Connection``, ``psycopg.AsyncConnection``, SQLAlchemy's
+            ``AsyncConnection`` or ``AsyncSession`` in an async body, ``psycopg.Connection``, SQLAlchemy's ``Connection`` or
+            ``Session`` in a plain function, which runs in a thread.
         name: What the journal calls it; default the function's name.
         retry: A policy, or a number of attempts; default a single one. Each attempt is a transaction of its own.
         timeout: Seconds that one attempt may take, if less than a third of the lease.
+        isolation: On PostgreSQL, what the transaction sees of others. On SQLite every transaction is serializable.
 
     Raises:
         UsageError: The options make no sense, or the function has no parameter for the connection.
@@ -167,3 +207,15 @@ def require_connection_parameter(function: Callable[..., Any]) -> None:
             f"{function.__qualname__} has no parameter for the connection. Give it one, first and without a default: "
             f"def {function.__name__}(tx: es.SQLiteTx, …)."
         )
+
+
+_SAYS_NOTHING: Final = frozenset({"", "builtins", "typing"})
+
+
+def connection_type(function: Callable[..., Any]) -> tuple[str, str]:
+    """The package and the name of the type of the connection parameter; empty if it says nothing (``Any``, for instance)."""
+    name = next(iter(inspect.signature(function).parameters))
+    hint = unwrap(function_hints(function).get(name))
+    kind = get_origin(hint) or hint
+    package = str(getattr(kind, "__module__", "")).partition(".")[0]
+    return ("", "") if hint is None or package in _SAYS_NOTHING else (package, str(getattr(kind, "__name__", "")))

@@ -20,7 +20,8 @@ from random import Random
 from typing import Any
 
 import everstep as es
-from everstep.stores.base import Append, Outcome, RolledBack, Slot, TransactionBody
+from everstep.records import BodyKind
+from everstep.stores.base import ANY_BODY, Append, Outcome, RolledBack, Slot, TransactionBody
 from everstep.stores.sqlite.transaction import Tx, Writer
 from everstep.stores.urls import open_store
 from tests.engine.failpoints import Failpoint
@@ -85,14 +86,14 @@ def open_failing_store() -> Any:
     writer: Any = Writer
     transact, commit = store.transact, writer._commit
 
-    async def failing_transact(slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
+    async def failing_transact(slot: Slot, body: TransactionBody, kind: BodyKind = ANY_BODY) -> Outcome | RolledBack:
         async def failing_body(tx: Any) -> Append | None:
             append = await body(tx)
             failpoint.passes("after-body")
             return append
 
         failpoint.passes("before-body")
-        outcome: Outcome | RolledBack = await transact(slot, failing_body)
+        outcome: Outcome | RolledBack = await transact(slot, failing_body, kind)
         failpoint.passes("after-commit")
         return outcome
 

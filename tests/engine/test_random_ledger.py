@@ -19,7 +19,8 @@ import pytest
 
 import everstep as es
 from everstep.events import StepCompleted, StepScheduled
-from everstep.stores.base import Append, Landed, Outcome, RolledBack, RunFilter, Slot, TransactionBody
+from everstep.records import BodyKind
+from everstep.stores.base import ANY_BODY, Append, Landed, Outcome, RolledBack, RunFilter, Slot, TransactionBody
 from tests.engine.support import FaultyStore, VirtualLoop, World, a_world, link
 from tests.engine.test_random import PATIENCE_SECONDS, SEEDS, Chaos, CheckedStore
 
@@ -101,7 +102,7 @@ def grow(dice: Random) -> list[Any]:
 class LedgerStore(CheckedStore):
     """Looks at the entries of transactions as at any other."""
 
-    async def transact(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
+    async def transact(self, slot: Slot, body: TransactionBody, kind: BodyKind = ANY_BODY) -> Outcome | RolledBack:
         made: list[Append] = []
 
         async def noting(tx: Any) -> Append | None:
@@ -109,7 +110,7 @@ class LedgerStore(CheckedStore):
             made.extend([append] if append is not None else [])
             return append
 
-        outcome = await super().transact(slot, noting)
+        outcome = await super().transact(slot, noting, kind)
         seen[type(outcome).__name__] += 1
         if isinstance(outcome, Landed) and not made:
             seen["found landed"] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,7 @@ class TestPostgresStore(StoreSuite):
     async def make_store(self, clocks: Clocks) -> Store:
         self.clocks = clocks
         self.url = await self.role.url(self.owner_url)
+        await _make_table(Address(self.owner_url), self.role.name)
         return PostgresStore(self.url, now=clocks.now, monotonic=clocks.monotonic, empty_seconds=0)
 
     async def store_of_owner(self, store: Store) -> Store:
@@ -46,8 +48,27 @@ class TestPostgresStore(StoreSuite):
         await again.open()
         return again
 
+    async def put(self, tx: Any, number: int) -> None:
+        await tx.execute(f"INSERT INTO {Address(self.url).schema}_users.suite VALUES ($1)", number)
+
+    async def numbers(self, tx: Any) -> list[int]:
+        found = await tx.fetch(f"SELECT number FROM {Address(self.url).schema}_users.suite ORDER BY number")
+        return [number for (number,) in found]
+
     def write_in_progress(self, store: Store) -> AbstractAsyncContextManager[None]:
         return _written_by_somebody_else(Address(self.owner_url))
+
+
+async def _make_table(address: Address, role: str) -> None:
+    """A table of the user's, in a schema of his."""
+    connection = await link.connect(address, is_pooled=True)
+    await connection.execute(f"""
+        CREATE SCHEMA IF NOT EXISTS {address.schema}_users;
+        CREATE TABLE IF NOT EXISTS {address.schema}_users.suite(number int8);
+        GRANT USAGE ON SCHEMA {address.schema}_users TO {role};
+        GRANT SELECT, INSERT ON {address.schema}_users.suite TO {role};
+    """)
+    await connection.close()
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, assert_type
+from typing import Any, Protocol, assert_type
 from uuid import UUID
 
 import everstep as es
@@ -180,6 +180,17 @@ async def credit(tx: es.SQLiteTx, account: str, cents: int) -> str:
     return account
 
 
+class AsyncConnection(Protocol):
+    """As drivers of PostgreSQL have them."""
+
+    async def execute(self, statement: str, /, *values: object) -> str: ...
+
+
+@es.transaction(isolation="serializable", retry=2)
+async def settle(tx: AsyncConnection, account: str) -> str:
+    return await tx.execute("UPDATE accounts SET settled = true WHERE name = $1", account)
+
+
 orders = es.database("sqlite:///other.db", driver="sqlite3")
 
 
@@ -198,6 +209,7 @@ async def ordering() -> None:
     assert_type(await reserve("hat", count=2), int)
     assert_type(release("hat"), es.Call[None])
     assert_type(orders, es.Database)
+    assert_type(await settle("ann"), str)
     await release("hat")
 
 

@@ -175,6 +175,10 @@ def bad_limit(tx: es.SQLiteTx) -> None: ...
 def bad_choice(tx: es.SQLiteTx) -> None: ...
 
 
+@es.transaction(isolation="snapshot")  # error
+def bad_isolation(tx: es.SQLiteTx) -> None: ...
+
+
 orders = es.database("sqlite:///other.db")
 es.database("sqlite:///other.db", driver="odbc")  # error
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar, get_args, overload
 
 from msgspec.structs import replace
 
-from everstep.client.connection import Connection, refuse_in_transaction
+from everstep.client.connection import Connection
 from everstep.client.handle import Handle
 from everstep.client.starting import OnConflict, check_joinable, closing_if_refused, due_at, new_run, signals_of, workflow_of
 from everstep.client.views import DeadLetter, dead_letter
@@ -26,7 +26,7 @@ from everstep.limits import Limits, QueueChange, QueueRecord, check_limits
 from everstep.queues import Queue, place_in
 from everstep.records import Micros, RunKey, RunRecord, Status, WorkerRecord
 from everstep.repair import check_by
-from everstep.stores.base import Created, NewRun, RunFilter, joining
+from everstep.stores.base import Created, NewRun, RunFilter
 from everstep.stores.pruning import Kept, Pruned, PruneRequest, TrimRequest, joined
 from everstep.talk import SignalMessage
 
@@ -261,8 +261,7 @@ class Client(Connection):
         if tx is None:
             [answer] = await self.store.create([new])
         else:
-            refuse_in_transaction()
-            [answer] = await joining(self.store, tx).create_in(tx, [new])
+            [answer] = await (await self.joined(tx)).create_in(tx, [new])
         if not isinstance(answer, Created):
             # With a dedupe key that may be a run of another id.
             await self._join(answer.run, replace(created, run_id=answer.run.run_id), on_conflict, send, tx)

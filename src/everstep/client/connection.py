@@ -25,7 +25,7 @@ from everstep.journal import Entry, decode_verified, verify_chain
 from everstep.limits import Limits, QueueRecord
 from everstep.payloads import PLAIN, Payloads
 from everstep.records import Message, RunRecord, Status
-from everstep.stores.base import RunFilter, Store, joining
+from everstep.stores.base import JoiningStore, RunFilter, Store, joining
 from everstep.stores.urls import open_store
 from everstep.talk import SignalMessage
 
@@ -122,8 +122,7 @@ class Connection:
         """Put an input into a run's inbox. If the run that is returned is at rest, it was not accepted."""
         message = Message(event=self.payloads.keeper(run_id).encode_message(event), dedupe=dedupe)
         if tx is not None:
-            refuse_in_transaction()
-            run = await joining(self.store, tx).post_in(tx, run_id, message)
+            run = await (await self.joined(tx)).post_in(tx, run_id, message)
             if run is None:
                 raise self._not_found(run_id)
             return run
@@ -137,6 +136,14 @@ class Connection:
         if run is not None:
             self.posted(run)
         return run
+
+    async def joined(self, tx: Any) -> JoiningStore:
+        """The store as one that writes in transactions of callers, ready to do so."""
+        refuse_in_transaction()
+        store = joining(self.store, tx)
+        if not store.joins_unopened:
+            await self.open()
+        return store
 
     async def send(self, run_id: str, signal: SignalMessage, *, tx: Any = None) -> None:
         """Send a signal: see ``Handle.send``."""

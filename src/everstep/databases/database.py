@@ -25,8 +25,6 @@ from typing import (
     TypeVar,
     cast,
     get_args,
-    get_origin,
-    get_type_hints,
     overload,
 )
 from urllib.parse import unquote, urlsplit
@@ -36,7 +34,7 @@ from everstep.databases.sessions import AsyncSession, Session, drive, drive_asyn
 from everstep.databases.witness import Key, exactly_once
 from everstep.errors import UsageError
 from everstep.retry import Retry
-from everstep.transactions import ConnectedStep, TransactionDecorator
+from everstep.transactions import ConnectedStep, TransactionDecorator, connection_type
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -162,9 +160,9 @@ class Database:
         """Which driver makes the connection for this body."""
         if self._engine is not None:
             return "sqlalchemy"
-        root = _module_of_first_parameter(function)
-        if self._chosen is None and root in get_args(Driver):
-            return cast(Driver, root)
+        package, _ = connection_type(function)
+        if self._chosen is None and package in get_args(Driver):
+            return cast(Driver, package)
         if self._chosen is not None:
             return self._chosen
         return "sqlite3" if self._scheme == "sqlite" else "psycopg"
@@ -249,11 +247,3 @@ def _scope() -> StepScope:
 
 def _key(scope: StepScope) -> Key:
     return Key(run=scope.run_token, step=scope.key, run_id=scope.run_id, name=scope.step)
-
-
-def _module_of_first_parameter(function: Callable[..., Any]) -> str:
-    """The package that the type of the connection parameter comes from; empty if it has none."""
-    name = function.__code__.co_varnames[0]
-    hint = get_type_hints(function).get(name)
-    kind = get_origin(hint) or hint
-    return str(getattr(kind, "__module__", "")).partition(".")[0]

@@ -6,7 +6,8 @@ Execute one transactional step: its body and the entry that records its result a
 While the slot is taken the run makes no other entry, so its code does not run either: nothing can cancel the step from inside.
 What arrives from outside waits for the body, which is why that gets a third of the lease at most.
 
-Only a result is recorded here. A body that raises leaves nothing behind, and its failure is an outcome like any other step's.
+Only a result is recorded here. A body that raises leaves nothing behind, and its failure is an outcome like any other step's;
+unless the database ended the transaction for the sake of another one, for then the body is run again, some times at most.
 When the store fails so that nobody knows whether the commit happened, the next try first looks whether the entry is there.
 """
 
@@ -28,6 +29,7 @@ from everstep.engine.committer import BACKOFF_SECONDS, BACKOFF_SECONDS_MAX, Comm
 from everstep.engine.steps import StepHost, StepRun, Tools
 from everstep.errors import PayloadTooLarge, StoreUnavailable, Unencodable, UsageError
 from everstep.events import StepCompleted
+from everstep.records import BodyKind
 from everstep.stores.base import (
     Append,
     Landed,
@@ -39,6 +41,7 @@ from everstep.stores.base import (
     TransactionBody,
     transacting,
 )
+from everstep.transactions import Transaction
 
 LEASE_FRACTION = 1 / 3
 """Of the lease that a body may take. Renewals are sent every third, and wait for it: two thirds after the last one, the next is
@@ -47,6 +50,10 @@ through, and trust ends at 0.8."""
 TICKS = 5
 """The limit is counted in so many parts. A process that is stopped and goes on (a laptop that slept) then loses one of them,
 and not the body's whole time: a single timer would find that passed, and fail a step that did nothing wrong."""
+
+TRIES_MAX = 20
+"""How often a body is run whose transaction has to give way to others, before that counts as its failure."""
+_GAVE_WAY_SECONDS = 0.01
 
 
 class Recorder(Protocol):
@@ -98,25 +105,31 @@ class Transactor:
         self._random = random
         self._strays: set[asyncio.Task[Any]] = set()
 
-    async def transact(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack | None:
+    async def transact(self, slot: Slot, body: TransactionBody, kind: BodyKind) -> Outcome | RolledBack | None:
         """One try. None: the store is away, and it is unknown whether an entry that the body returned has landed.
 
         Raises:
-            UsageError: The store has no transactions for users.
+            UsageError: The store has no transactions for users, or not for such a body.
+            Exception: What the database says of the body's SQL only at its commit.
         """
         store = transacting(self._store)
         if store is None:
             raise UsageError(
                 f"the store {self._store.url} cannot run the SQL of transactions. The body was not run. Use sqlite:// or "
-                "memory://, or a transaction of another database."
+                "postgresql://, or a transaction of another database."
             )
         try:
-            outcome = await store.transact(slot, body)
+            outcome = await store.transact(slot, body, kind)
         except StoreUnavailable as error:
             self._committer.note_away("transact", error)
             return None
         self._committer.note_back("transact")
         return outcome
+
+    def gave_way(self, error: BaseException | None) -> bool:
+        """The body left nothing behind, and was not to blame: it may be run again."""
+        store = transacting(self._store)
+        return error is not None and store is not None and store.gave_way(error)
 
     async def back_off(self, delay: float) -> float:
         """Wait before the next try; how long to wait the next time."""
@@ -207,12 +220,29 @@ class TransactionRun(StepRun):
 
     async def _until_known(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
         delay = BACKOFF_SECONDS
-        while (outcome := await self._tools.transactor.transact(slot, body)) is None:
+        while (outcome := await self._until_it_has_its_way(slot, body)) is None:
             if self._made is not None:
                 slot = replace(slot, doubtful=self._made[0].entry.hash)
             delay = await self._tools.transactor.back_off(delay)
             await self._reserve_thread()
         return outcome
+
+    async def _until_it_has_its_way(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack | None:
+        transactor, kind = self._tools.transactor, cast(Transaction[..., Any], self._definition).kind
+        delay = _GAVE_WAY_SECONDS
+        for is_last in [False] * (TRIES_MAX - 1) + [True]:
+            try:
+                outcome = await transactor.transact(slot, body, kind)
+            except Exception as error:
+                if is_last or not transactor.gave_way(error):
+                    raise
+            else:
+                if is_last or not (isinstance(outcome, RolledBack) and transactor.gave_way(self._error)):
+                    return outcome
+            self._made = None  # Nothing of it is there.
+            delay = await transactor.back_off(delay)
+            await self._reserve_thread()
+        raise AssertionError("the last try returns or raises")
 
     async def _body(self, args: list[Any], kwargs: dict[str, Any], tx: Any) -> Append | None:
         """Called by the store, inside its transaction."""

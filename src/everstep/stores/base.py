@@ -51,6 +51,12 @@ Every backend keeps these promises; ``everstep.testing.StoreSuite`` checks each 
     P27  What code declares of a queue counts until somebody changes it, and that until code declares something else. A queue
          that is paused admits nothing; its runs in progress go on.
     P28  While a run with a dedupe key is not at rest, creating another in its queue with that key answers with it, as P6 does.
+    P33  ``transact``: a body neither ends its transaction nor changes what is everstep's own. If it tries, that is an error,
+         and nothing remains of it.
+    P34  ``transact``: a transaction that the database ends for the sake of another has left nothing, and is told apart by
+         ``gave_way``: the body may be run again.
+    P35  ``create_in`` and ``post_in``, where a store has them: what they write is there iff the caller's transaction commits,
+         and nobody is told before. If they raise, nothing of them is in it.
     P36  A run is trimmed whole or not at all, never at or beyond its base, and not while a fork exists of it: its journal is
          then entry 1 and what is left, the first of which has the hash of the one before (``Entry.anchor``). Whoever drives it
          notices nothing. Blobs that nothing left refers to go too. A fork of a run, or of a version of it, that is not there
@@ -76,6 +82,7 @@ from everstep.limits import QueueChange, QueueRecord
 from everstep.records import (
     NO_PROFILE,
     AttemptRecord,
+    BodyKind,
     Message,
     Micros,
     Pulse,
@@ -581,11 +588,17 @@ class Store(Protocol):
         ...
 
 
+ANY_BODY = BodyKind()
+"""An async body that takes whatever connection the store has."""
+
+
 class TransactingStore(Store, Protocol):
     """A store whose database takes the SQL of transactional steps. An option of the contract: see ``transacting``."""
 
-    async def transact(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
-        """Run a body and land its entry in one transaction (P19). Other verbs may wait for its end.
+    async def transact(self, slot: Slot, body: TransactionBody, kind: BodyKind = ANY_BODY) -> Outcome | RolledBack:
+        """Run a body and land its entry in one transaction (P18, P33). Other verbs may wait for its end.
+
+        ``kind`` says what connection the body asks for.
 
         Returns:
             ``Landed``, also if the doubtful entry was found: then the body was not run. ``Fenced``: the slot is somebody
@@ -594,19 +607,28 @@ class TransactingStore(Store, Protocol):
         Raises:
             StoreUnavailable: The store failed, before or after the body: unknown whether the entry landed. Call again with it
                 as ``doubtful``.
+            UsageError: This store has no such connection (the body was not run), or the body did what only the store may.
             Exception: What the body raised, or what the database says of its SQL only at the commit. Nothing remains of it.
         """
+        ...
+
+    def gave_way(self, error: BaseException) -> bool:
+        """Whether an error, of a body or of ``transact``, says that its transaction was ended for the sake of another (P34)."""
         ...
 
 
 class JoiningStore(Store, Protocol):
     """A store that can write in a transaction of the caller's, on a connection of his to the same database. An option."""
 
+    joins_unopened: bool
+    """It does so without being open, and had better not be."""
+
     async def create_in(self, connection: Any, runs: Sequence[NewRun]) -> list[Created | Exists]:
-        """``create`` on that connection. The runs exist iff its transaction is committed. Nobody is told before.
+        """``create`` on that connection (P35).
 
         Raises:
-            UsageError: It is no connection of a kind that is known here, or not to this store, or has no transaction.
+            UsageError: It is no connection of a kind that is known here, or not to this store, or has no transaction. Nothing
+                was written, and the caller's transaction is as it was.
             StoreUnavailable: The database refused. The caller should roll back, and may repeat.
         """
         ...
@@ -625,7 +647,7 @@ def joining(store: Store, connection: Any) -> JoiningStore:
     if getattr(store, "create_in", None) is None:
         raise UsageError(
             f"tx={type(connection).__name__}: the store {store.url} does not write in transactions of its callers. Nothing was "
-            "written. That needs a store in a database of yours, such as sqlite:///orders.db."
+            "written. That needs a store in a database of yours, such as sqlite:///orders.db or postgresql://…."
         )
     return cast(JoiningStore, store)
 

@@ -25,6 +25,7 @@ from everstep.limits import QueueChange, QueueRecord, changed
 from everstep.records import (
     NO_PROFILE,
     AttemptRecord,
+    BodyKind,
     Message,
     Micros,
     Pulse,
@@ -37,6 +38,7 @@ from everstep.records import (
 )
 from everstep.stores import queueing, rules
 from everstep.stores.base import (
+    ANY_BODY,
     Append,
     Claimed,
     ClaimRequest,
@@ -337,17 +339,22 @@ class MemoryStore:
             outcomes.append(outcome)
         return outcomes
 
-    async def transact(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
+    async def transact(self, slot: Slot, body: TransactionBody, kind: BodyKind = ANY_BODY) -> Outcome | RolledBack:
         """See TransactingStore. The body gets an ``everstep.SQLiteTx``, on tables that live as long as this object.
 
         The one verb that lets others in while it is under way: a slot may be lost to another worker meanwhile.
         """
         self._check_open()
-        if self._tables is None:
-            from everstep.stores.sqlite.tables import UserTables  # SQLite only for those who use it
+        from everstep.stores.sqlite import tables, user_tx  # SQLite only for those who use it
 
-            self._tables = UserTables()
+        user_tx.refuse_others(kind, self.url)
+        if self._tables is None:
+            self._tables = tables.UserTables()
         return await self._tables.transact(body, lambda: self._look(slot), self._answer, self._land)
+
+    def gave_way(self, error: BaseException) -> bool:
+        """See TransactingStore. Bodies run one after the other, so none is in another's way."""
+        return False
 
     def _look(self, slot: Slot) -> Outcome | None:
         run = self._runs.get(slot.run_key)

@@ -5,14 +5,15 @@ One engine's connection to a store that it shares with others: every verb goes t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 from everstep.journal import Entry
 from everstep.limits import QueueChange, QueueRecord
 from everstep.records import (
     NO_PROFILE,
     AttemptRecord,
+    BodyKind,
     Message,
     Micros,
     Pulse,
@@ -23,6 +24,7 @@ from everstep.records import (
     WorkerRecord,
 )
 from everstep.stores.base import (
+    ANY_BODY,
     ClaimRequest,
     Claims,
     Created,
@@ -42,7 +44,14 @@ from everstep.stores.base import (
 from everstep.stores.pruning import Kept, Pruned, PruneRequest, TrimRequest
 
 T = TypeVar("T")
-Transact: TypeAlias = Callable[[Slot, TransactionBody], Awaitable[Outcome | RolledBack]]
+
+
+class Transact(Protocol):
+    """The verb ``transact`` of a store that has it."""
+
+    def __call__(
+        self, slot: Slot, body: TransactionBody, kind: BodyKind = ANY_BODY
+    ) -> Coroutine[Any, Any, Outcome | RolledBack]: ...
 
 
 class Connection:
@@ -116,10 +125,15 @@ class Connection:
         """See TransactingStore; None if the store has no such verb."""
         return None if transacting(self.inner) is None else self._transact
 
-    async def _transact(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
+    async def _transact(self, slot: Slot, body: TransactionBody, kind: BodyKind = ANY_BODY) -> Outcome | RolledBack:
         inner = transacting(self.inner)
         assert inner is not None
-        return await self.ask("transact", (slot,), lambda: inner.transact(slot, body))
+        return await self.ask("transact", (slot,), lambda: inner.transact(slot, body, kind))
+
+    def gave_way(self, error: BaseException) -> bool:
+        """See TransactingStore."""
+        inner = transacting(self.inner)
+        return inner is not None and inner.gave_way(error)
 
     async def post(self, run_id: str, message: Message) -> RunRecord | None:
         """See Store."""

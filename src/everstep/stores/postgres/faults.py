@@ -39,12 +39,19 @@ _UNIQUE: Final = frozenset({"23505"})
 """Somebody else inserted the same row in between; who looks again will see it."""
 _ONE_WRITE: Final = ("22", "23", "54")
 """Bad values, violated constraints, and limits such as the size of an index row."""
-_CONNECTION: Final = ("08", "57P")
+_CONNECTION: Final = ("08", "57P", "25P03", "25P04")
+"""The last two: the server hung up on a transaction that did nothing, or took too long."""
+_GAVE_WAY: Final = frozenset({"40001", "40P01", "55P03"})
 
 
 def is_transient(error: BaseException) -> bool:
     """The transaction lost against another one and left nothing behind; trying again is right."""
     return link.sqlstate(error) in _TRANSIENT | _UNIQUE
+
+
+def gave_way(error: BaseException) -> bool:
+    """A transaction lost against another one, or waited too long for it, and may be begun again."""
+    return link.sqlstate(error) in _GAVE_WAY
 
 
 def is_lock(error: BaseException) -> bool:
@@ -54,12 +61,13 @@ def is_lock(error: BaseException) -> bool:
 
 def is_of_connection(error: BaseException) -> bool:
     """The connection is of no use any more, and possibly none is."""
-    return not isinstance(error, link.Error) or link.sqlstate(error).startswith(_CONNECTION)
+    code = link.sqlstate(error)
+    return not code or code.startswith(_CONNECTION)
 
 
 def blames_one_write(error: BaseException | None) -> bool:
     """The statement failed for a value in it, so it would succeed without it."""
-    if isinstance(error, link.Error):
+    if error is not None and link.sqlstate(error):
         return link.sqlstate(error).startswith(_ONE_WRITE)
     return isinstance(error, OverflowError | TypeError | ValueError) and not isinstance(error, link.InterfaceError)
 

@@ -28,8 +28,11 @@ except ImportError:
 CONNECT_SECONDS: Final = 10
 ANSWER_SECONDS: Final = 30.0
 """Nothing that we ask takes long. A server that does not answer for half a minute is as good as gone."""
+MOMENT_MILLISECONDS: Final = 100
+"""How long to wait for a lock: enough for whoever is just committing; a user's transaction may take for ever."""
 SETTINGS: Final = {
     "application_name": "everstep",
+    "lock_timeout": str(MOMENT_MILLISECONDS),
     "default_transaction_isolation": "read committed",
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
@@ -50,20 +53,24 @@ InternalError: type[Exception] = cast(type[Exception], asyncpg.InternalClientErr
 """The driver lost the thread: for instance when the server's goodbye arrives together with our next question."""
 
 
-class Link(Protocol):
-    """One connection."""
+class Statements(Protocol):
+    """What statements can be run on: a connection of whatever driver."""
 
-    async def fetch(self, statement: str, /, *values: object, timeout: float | None = None) -> list[Row]:
+    async def fetch(self, statement: str, /, *values: Any, timeout: float | None = None) -> list[Row]:
         """Run a statement and return its rows."""
         ...
 
-    async def execute(self, statement: str, /, *, timeout: float | None = None) -> str:
+    async def execute(self, statement: str, /, *, timeout: float | None = None) -> Any:
         """Run statements without values, in one message."""
         ...
 
     async def executemany(self, statement: str, lines: Sequence[Sequence[object]], /, *, timeout: float | None = None) -> None:
         """Run a statement once for each line of values, in one transaction."""
         ...
+
+
+class Link(Statements, Protocol):
+    """One connection of ours."""
 
     async def add_listener(self, channel: str, callback: Callable[[Any, int, str, str], None], /) -> None:
         """LISTEN."""
@@ -109,13 +116,16 @@ async def connect(address: Address, *, is_pooled: bool) -> Link:
 
 
 def sqlstate(error: BaseException) -> str:
-    """The server's code for an error; empty if it is none of the server's."""
-    return str(getattr(error, "sqlstate", None) or "")
+    """The server's code for an error of whatever driver; empty if it is none of the server's."""
+    # SQLAlchemy keeps the driver's own error there.
+    return str(getattr(error, "sqlstate", None) or getattr(getattr(error, "orig", None), "sqlstate", None) or "")
 
 
 def said(error: BaseException) -> str:
     """What the server or the system says, in one line and without the values of a statement."""
     if isinstance(error, asyncio.TimeoutError | TimeoutError):
         return "it did not answer in time"
-    text = str(error.args[0]) if error.args and isinstance(error, Error) else str(error)
+    error = getattr(error, "orig", None) or error
+    of_psycopg = getattr(getattr(error, "diag", None), "message_primary", None)
+    text = of_psycopg or (str(error.args[0]) if error.args and isinstance(error, Error) else str(error))
     return " ".join(text.split()) or type(error).__name__

@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 
 from everstep.stores.postgres import faults, link
 from everstep.stores.postgres.address import SCHEMA_DEFAULT, Address
-from everstep.stores.postgres.link import Link, Row
+from everstep.stores.postgres.link import Link, Row, Statements
 
 TRIES_MAX: Final = 20
 """How often a transaction is repeated that lost against another one (deadlock, serialization) and left nothing behind."""
@@ -34,8 +34,6 @@ _PLANNER: Final = "".join(
     f"; SET LOCAL {name} = '{value}'" for name, value in link.SETTINGS.items() if name.startswith(("enable_", "jit"))
 )
 LOCK_SECONDS: Final = 10
-_MOMENT_MILLISECONDS: Final = 100
-"""Enough for whoever is just committing; a user's transaction may take for ever."""
 # Where it qualifies a name, or is what a statement ends with.
 _SCHEMA: Final = re.compile(rf"\b{SCHEMA_DEFAULT}(?=\.|$)")
 
@@ -68,7 +66,7 @@ class Tx:
 
     __slots__ = ("_link", "_names", "_seconds")
 
-    def __init__(self, connection: Link, names: Names, seconds: float | None = None) -> None:
+    def __init__(self, connection: Statements, names: Names, seconds: float | None = None) -> None:
         self._link = connection
         self._names = names
         self._seconds = seconds
@@ -104,20 +102,26 @@ class Pool:
         self.is_pooled = is_pooled
         self.names = Names(address.schema)
         settings = _PLANNER if is_pooled else ""
-        self._begin = f"{_BEGIN}; SET LOCAL lock_timeout = {_MOMENT_MILLISECONDS}{settings}"
+        self._begin = f"{_BEGIN}; SET LOCAL lock_timeout = {link.MOMENT_MILLISECONDS}{settings}"
         self._begin_patient = f"{_BEGIN}; SET LOCAL lock_timeout = {LOCK_SECONDS * 1000}{settings}"
         self._idle: list[Link] = []
         self._room = address.pool
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_closed = False
 
-    async def ask(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+    async def ask(self, work: Callable[[Tx], Awaitable[T]], *, is_patient: bool = True) -> T:
         """Do what is a transaction by itself: one statement, or questions that need not agree with each other.
 
+        Args:
+            work: What to do.
+            is_patient: Whether to wait for a lock for some seconds, or only for a moment.
+
         Raises:
+            LockHeld: Somebody holds a lock that was needed, and it was not waited for.
             StoreUnavailable: It could not be done, or nobody knows whether it was.
         """
-        return await self._repeat(work, begin=self._begin_patient if self.is_pooled else "")
+        begin = self._begin_patient if is_patient else self._begin
+        return await self._repeat(work, begin=begin if self.is_pooled else "", is_patient=is_patient)
 
     async def transact(self, work: Callable[[Tx], Awaitable[T]], *, is_patient: bool = True) -> T:
         """Do several things in one transaction. ``work`` may be run more than once; only the last time counts.
@@ -129,7 +133,7 @@ class Pool:
         Raises:
             LockHeld: Somebody holds a lock that was needed, and it was not waited for.
         """
-        return await self._repeat(work, begin=self._begin_patient if is_patient else self._begin)
+        return await self._repeat(work, begin=self._begin_patient if is_patient else self._begin, is_patient=is_patient)
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -145,14 +149,16 @@ class Pool:
         for each in idle:
             each.terminate()
 
-    async def _repeat(self, work: Callable[[Tx], Awaitable[T]], *, begin: str) -> T:
+    async def _repeat(self, work: Callable[[Tx], Awaitable[T]], *, begin: str, is_patient: bool) -> T:
         for tries in range(1, TRIES_MAX + 1):
             try:
                 return await self._once(work, begin)
             except (*faults.OF_DRIVER, Again) as error:
-                if tries == TRIES_MAX or not (isinstance(error, Again) or faults.is_transient(error)):
-                    if begin == self._begin and faults.is_lock(error):
-                        raise LockHeld from error
+                if not is_patient and faults.is_lock(error):
+                    raise LockHeld from error
+                # Without a BEGIN there is no telling the server how patient we are, so we ask again.
+                is_over = not begin and faults.is_lock(error)
+                if tries == TRIES_MAX or not (is_over or isinstance(error, Again) or faults.is_transient(error)):
                     if isinstance(error, Again):
                         raise faults.translated(faults.Exhausted(tries), self._address) from None
                     if faults.is_of_connection(error):

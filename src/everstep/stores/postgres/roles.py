@@ -35,6 +35,7 @@ GRANT SELECT, INSERT, UPDATE ON everstep.runs, everstep.queues TO engine;
 GRANT SELECT, INSERT, UPDATE, DELETE ON everstep.admissions, everstep.passed TO engine;
 GRANT SELECT, INSERT ON everstep.inbox, everstep.journal TO engine;
 GRANT SELECT, INSERT ON everstep.blobs TO engine;
+GRANT SELECT, INSERT, DELETE ON everstep.guards TO engine;
 GRANT SELECT ON everstep.overview, everstep.history, everstep.states TO engine;
 REVOKE UPDATE, DELETE, TRUNCATE ON everstep.journal, everstep.inbox, everstep.blobs FROM engine;
 GRANT UPDATE (reply) ON everstep.inbox TO engine;

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -21,6 +21,7 @@ from everstep.limits import QueueChange, QueueRecord
 from everstep.records import (
     NO_PROFILE,
     AttemptRecord,
+    BodyKind,
     Message,
     Micros,
     Pulse,
@@ -32,6 +33,8 @@ from everstep.records import (
 )
 from everstep.stores import rules
 from everstep.stores.base import (
+    ANY_BODY,
+    LEASE_SECONDS_DEFAULT,
     ClaimRequest,
     Claims,
     Created,
@@ -39,8 +42,11 @@ from everstep.stores.base import (
     Landed,
     NewRun,
     Outcome,
+    RolledBack,
     RunFilter,
     Settlement,
+    Slot,
+    TransactionBody,
     Woken,
     Write,
 )
@@ -48,18 +54,22 @@ from everstep.stores.changes import Changes
 from everstep.stores.migrations import Migration, refuse_behind, refuse_unusable, refuse_worker
 from everstep.stores.postgres import begin, claim, faults, prune, queues, read, schema, settle, trim, workers
 from everstep.stores.postgres.address import Address
+from everstep.stores.postgres.callers import Callers, Place, place_of
 from everstep.stores.postgres.clock import ServerClock
+from everstep.stores.postgres.lent import Lender
 from everstep.stores.postgres.migrate import Request, migrate
-from everstep.stores.postgres.pool import Pool, Tx
+from everstep.stores.postgres.pool import Again, Pool, Tx
 from everstep.stores.postgres.reach import reach
 from everstep.stores.postgres.upkeep import PostgresUpkeep
+from everstep.stores.postgres.user_tx import UserTransactions
 from everstep.stores.postgres.watch import EMPTY_SECONDS, POLL_SECONDS, PROBE_SECONDS, Seats, Watch, is_direct
 from everstep.stores.postgres.workers import Seen
 from everstep.stores.postgres.write import Writer
 from everstep.stores.pruning import Kept, Pruned, PruneRequest, TrimRequest
 
-_INCARNATION: Final = "SELECT value FROM everstep.meta WHERE key = 'incarnation'"
 _TELL: Final = "SELECT pg_notify($1, $2)"
+_SOMEBODY: Final = ""
+"""Who tells the news of a caller's transaction: it is committed later, so this store object has to hear of it, too."""
 
 T = TypeVar("T")
 
@@ -67,15 +77,23 @@ T = TypeVar("T")
 class _Open:
     """What exists only while the store is open."""
 
-    def __init__(self, pool: Pool, writer: Writer, watch: Watch | None, channel: str, seats: Seats) -> None:
+    def __init__(
+        self, address: Address, pool: Pool, writer: Writer, watch: Watch | None, seats: Seats, channel: str, place: Place
+    ) -> None:
         self.pool = pool
         self.writer = writer
         self.watch = watch
         self.channel = channel
         self.seats = seats
-        self.workers: set[WorkerKey] = set()
         self.timelines: dict[WorkerKey, str] = {}
+        self.lender = Lender(address, is_pooled=pool.is_pooled)
+        self.callers = Callers(pool, address, place)
+        self.leases: dict[WorkerKey, float] = {}
         self.polled_at = time.monotonic()
+
+    def lease_of(self, worker_key: WorkerKey) -> float:
+        """The lease of a worker of ours, in seconds."""
+        return self.leases.get(worker_key, LEASE_SECONDS_DEFAULT)
 
 
 class PostgresStore:
@@ -104,6 +122,7 @@ class PostgresStore:
         self._address = Address(url)
         self.url = self._address.shown
         self.commits_inline = False
+        self.joins_unopened = False
         self.now = ServerClock(now)
         self._monotonic = monotonic
         self._empty_seconds = empty_seconds
@@ -130,7 +149,8 @@ class PostgresStore:
         try:
             await pool.ask(lambda tx: schema.check_server(tx, address))
             await self._check_schema(pool)
-            channel = f"everstep_{(await pool.ask(lambda tx: tx.one(_INCARNATION)))[0]}"
+            place = await pool.ask(place_of)
+            channel = f"everstep_{place[0]}"
             self.now.heard(await pool.ask(lambda tx: workers.time_of(tx, None)))
             watch = None
             if not is_pooled:
@@ -146,7 +166,8 @@ class PostgresStore:
             raise
         if is_pooled:
             first.terminate()
-        self._open = _Open(pool, Writer(pool, self.now, channel, self._sender), watch, channel, Seats(self._empty_seconds))
+        writer, seats = Writer(pool, self.now, channel, self._sender), Seats(self._empty_seconds)
+        self._open = _Open(address, pool, writer, watch, seats, channel, place)
 
     async def close(self) -> None:
         """See Store."""
@@ -154,11 +175,12 @@ class PostgresStore:
             return
         state = self._open
         try:
-            for worker_key in list(state.workers):
+            for worker_key in list(state.leases):
                 with suppress(StoreUnavailable):  # Its lease will tell.
                     await self.retire(worker_key)
         finally:
             self._open = None
+            await state.lender.close()
             if state.watch is not None:
                 await state.watch.close()
             await state.pool.close()
@@ -191,7 +213,7 @@ class PostgresStore:
             raise refuse_worker(self.url, known, min_version)
         if state.watch is not None:
             await state.watch.sit(worker_key)
-        state.workers.add(worker_key)
+        state.leases[worker_key] = lease_seconds
         state.timelines[worker_key] = await state.pool.ask(workers.timeline)
         self._changes.join(worker_key)
         await self._tell()  # From now on the others have somebody's seat to look at.
@@ -216,7 +238,7 @@ class PostgresStore:
         await state.pool.transact(lambda tx: workers.retire(tx, worker_key, self._lease_now()))
         if state.watch is not None:
             await state.watch.stand_up(worker_key)
-        state.workers.discard(worker_key)
+        state.leases.pop(worker_key, None)
         state.timelines.pop(worker_key, None)
         self._changes.leave(worker_key)
         await self._tell()
@@ -277,6 +299,46 @@ class PostgresStore:
         woken = await state.pool.transact(work)
         self._changes.mark(request.worker_key if woken.claimed is not None else None)
         return woken
+
+    async def transact(self, slot: Slot, body: TransactionBody, kind: BodyKind = ANY_BODY) -> Outcome | RolledBack:
+        """See TransactingStore. The body gets a connection of asyncpg, psycopg or SQLAlchemy, whichever it asks for."""
+        state = self._state()
+        news = (state.channel, self._sender)
+        users = UserTransactions(state.pool, state.lender, self._address, self.now, state.lease_of, news)
+        outcome = await users.run(slot, body, kind)
+        if isinstance(outcome, Landed):
+            self._changes.mark(slot.worker_key)
+        return outcome
+
+    def gave_way(self, error: BaseException) -> bool:
+        """See TransactingStore."""
+        return isinstance(error, Again) or faults.gave_way(error)
+
+    async def create_in(self, connection: Any, runs: Sequence[NewRun]) -> list[Created | Exists]:
+        """See JoiningStore. Takes connections of asyncpg, psycopg and SQLAlchemy."""
+        for new in runs:
+            rules.check_new(new)
+        state = self._state()
+
+        async def work(tx: Tx) -> list[Created | Exists]:
+            answers = await begin.create(tx, runs, self.now.given)
+            await tx.fetch(_TELL, state.channel, _SOMEBODY)
+            return answers
+
+        return await state.callers.write(connection, work)
+
+    async def post_in(self, connection: Any, run_id: str, message: Message) -> RunRecord | None:
+        """See JoiningStore."""
+        rules.check_text(message.event, f"the message to run {run_id}")
+        state = self._state()
+
+        async def work(tx: Tx) -> RunRecord | None:
+            if not rules.is_text(run_id):
+                return None
+            await begin.post(tx, run_id, message, self.now.given, state.channel, _SOMEBODY)
+            return await read.run(tx, run_id)
+
+        return await state.callers.write(connection, work)
 
     async def settle(self, settlement: Settlement) -> RunRecord | None:
         """See Store."""
@@ -361,7 +423,7 @@ class PostgresStore:
     async def _see(self) -> tuple[Sequence[Seen], Mapping[WorkerKey, bool]]:
         state = self._state()
         seen = await state.pool.ask(lambda tx: workers.see(tx, self._lease_now()))
-        return seen, state.seats.note(seen, state.workers)
+        return seen, state.seats.note(seen, state.leases)
 
     # --- reading ------------------------------------------------------------------------------------------------------------
 

@@ -67,18 +67,29 @@ class Writer:
         return [*await self._land(batch[:middle]), *await self._land(batch[middle:])]
 
     async def _land_all(self, batch: Sequence[Write]) -> list[Outcome]:
-        landed = await self._land_fast(batch)
+        landed = await self._land_fast([write for write in batch if not self._is_held(write)] if self._held else batch)
         left = [write for write in batch if not (isinstance(write, Append) and write.entry.run_key in landed)]
         if not left:
             return [Landed()] * len(batch)
         answers = iter(await self._land_left(left))
         return [Landed() if isinstance(write, Append) and write.entry.run_key in landed else next(answers) for write in batch]
 
+    def _is_held(self, write: Write) -> bool:
+        """There is no point in asking, unless it needs nothing but its place in the journal."""
+        return _run_key(write) in self._held and not (isinstance(write, Append) and fast.is_lean(write))
+
     async def _land_left(self, batch: Sequence[Write]) -> list[Outcome]:
         if self._held.isdisjoint(map(_run_key, batch)):
             with suppress(LockHeld):
                 return await self._pool.transact(lambda tx: self._told(tx, batch, careful.land), is_patient=False)
-        free = await self._pool.transact(lambda tx: self._told(tx, batch, careful.land_free))
+        try:
+            free = await self._pool.transact(lambda tx: self._told(tx, batch, careful.land_free), is_patient=False)
+        except LockHeld:
+            # Nothing that can be seen is held: an id, then, that an open transaction of somebody's is just taking.
+            if len(batch) == 1:
+                return [await self._not_now(batch[0])]
+            middle = len(batch) // 2
+            return [*await self._land_left(batch[:middle]), *await self._land_left(batch[middle:])]
         return [await self._not_now(write) if outcome is None else outcome for write, outcome in zip(batch, free, strict=True)]
 
     async def _not_now(self, write: Write) -> Outcome:
@@ -92,11 +103,18 @@ class Writer:
         return outcome
 
     async def _land_fast(self, batch: Sequence[Write]) -> set[RunKey]:
-        if not fast.is_for_all(batch):
+        if not batch or not fast.is_for_all(batch):
             return set()
-        if all(map(fast.is_lean, batch)):
-            return await self._pool.ask(lambda tx: fast.lean(tx, batch, self._now.given))
-        return await self._pool.ask(lambda tx: fast.full(tx, batch, self._now.given, self._channel, self._sender))
+
+        async def land(tx: Tx) -> set[RunKey]:
+            if all(map(fast.is_lean, batch)):
+                return await fast.lean(tx, batch, self._now.given)
+            return await fast.full(tx, batch, self._now.given, self._channel, self._sender)
+
+        try:
+            return await self._pool.ask(land, is_patient=False)
+        except LockHeld:
+            return set()
 
     async def _told(
         self,

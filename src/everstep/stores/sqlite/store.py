@@ -25,6 +25,7 @@ from everstep.limits import QueueChange, QueueRecord
 from everstep.records import (
     NO_PROFILE,
     AttemptRecord,
+    BodyKind,
     Message,
     Micros,
     Pulse,
@@ -36,6 +37,7 @@ from everstep.records import (
 )
 from everstep.stores import rules
 from everstep.stores.base import (
+    ANY_BODY,
     ClaimRequest,
     Claims,
     Created,
@@ -54,7 +56,20 @@ from everstep.stores.base import (
 from everstep.stores.changes import Changes
 from everstep.stores.migrations import Migration, refuse_worker
 from everstep.stores.pruning import Kept, Pruned, PruneRequest, TrimRequest
-from everstep.stores.sqlite import callers, claim, connection, faults, prune, queues, read, schema, trim, workers, write
+from everstep.stores.sqlite import (
+    callers,
+    claim,
+    connection,
+    faults,
+    prune,
+    queues,
+    read,
+    schema,
+    trim,
+    user_tx,
+    workers,
+    write,
+)
 from everstep.stores.sqlite.ask import Ask, asking
 from everstep.stores.sqlite.clock import StoreClock, wall_clock
 from everstep.stores.sqlite.oslock import WorkerLocks
@@ -111,6 +126,7 @@ class SQLiteStore:
         self.path = Path(path).absolute()
         self.url = f"sqlite:///{self.path}"
         self.commits_inline = True
+        self.joins_unopened = True  # ``callers`` says why.
         self.now = StoreClock(now)
         self._monotonic = monotonic
         self._patience_seconds = patience_seconds
@@ -225,9 +241,14 @@ class SQLiteStore:
                 self._changes.mark(each.worker_key)
         return outcomes
 
-    async def transact(self, slot: Slot, body: TransactionBody) -> Outcome | RolledBack:
+    async def transact(self, slot: Slot, body: TransactionBody, kind: BodyKind = ANY_BODY) -> Outcome | RolledBack:
         """See TransactingStore. The body gets an ``everstep.SQLiteTx``; its tables stand in the same file."""
+        user_tx.refuse_others(kind, self.url)
         return await self._state().users.run(slot, body)
+
+    def gave_way(self, error: BaseException) -> bool:
+        """See TransactingStore. Transactions come one after the other here, so none is in another's way."""
+        return False
 
     async def create_in(self, connection: Any, runs: Sequence[NewRun]) -> list[Created | Exists]:
         """See JoiningStore. Takes connections of apsw, sqlite3 and SQLAlchemy; needs not be open."""

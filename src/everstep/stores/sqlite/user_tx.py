@@ -26,6 +26,7 @@ from typing import Any, Final, cast
 import apsw
 
 from everstep.errors import UsageError
+from everstep.records import BodyKind
 from everstep.stores import rules
 from everstep.stores.base import Append, Landed, Outcome, Refused, RolledBack, Slot, TransactionBody
 from everstep.stores.sqlite import faults, read, schema, write
@@ -86,6 +87,19 @@ _NAMES_SECOND: Final = frozenset(
         apsw.SQLITE_DROP_TRIGGER,
     }
 )
+
+
+def refuse_others(kind: BodyKind, url: str) -> None:
+    """Return if a body takes what it gets here.
+
+    Raises:
+        UsageError: It asks for a connection of another database.
+    """
+    if kind.package in ("asyncpg", "psycopg", "sqlalchemy"):
+        raise UsageError(
+            f"a body asks for a connection of the type {kind}, and the store {url} has none. It was not run. On SQLite its "
+            "first parameter is an es.SQLiteTx; bodies for PostgreSQL need a store there."
+        )
 
 
 def denial(action: int, first: str | None, second: str | None) -> str:
