@@ -322,3 +322,19 @@ async def test_a_journal_that_was_altered_is_not_trimmed(world: World) -> None:
 
     with pytest.raises(es.CorruptJournal):
         await engine.prune_segments(timedelta(0))
+
+
+@es.workflow
+async def restless(n: int) -> int:
+    """Continues as new, and waits for nothing."""
+    if n:
+        es.continue_as_new(restless(n - 1))
+    return n
+
+
+@pytest.mark.parametrize("cuts", [1, 2, 3, 4, 9])
+async def test_code_that_only_continues_as_new_comes_to_its_end(world: World, cuts: int) -> None:
+    """An entry takes only so many cuts; the run must not be parked in between, for nothing would wake it."""
+    engine = await world.engine(restless)
+
+    assert 0 == await (await engine.start(restless(cuts), id="restless")).result(timeout=DAY)

@@ -332,7 +332,8 @@ class Driver:
         return self._execution.activate_or_hold(inputs, now)
 
     def _append(self, activation: Activation) -> Append:
-        stays = activation.ending is not None or self._intake
+        # After many cuts in one entry the code of the newest segment has not run yet: nothing would ever wake it.
+        stays = activation.ending is not None or self._intake or (activation.closed and self._execution.must_activate)
         return self._drafts.of(activation, None if stays else self._underway.wake_at_if_parked())
 
     def _give_slot(self) -> bool:
