@@ -142,6 +142,20 @@ CREATE TABLE everstep.attempts(
     PRIMARY KEY (run_key, key)
 );
 
+-- Has a row for as long as the body of a transaction of users is at work. Whoever commits before the entry of its result is
+-- there (``everstep_tx.landed`` says so) commits nothing.
+CREATE UNLOGGED TABLE everstep.guards(run_key int8 NOT NULL);
+CREATE FUNCTION everstep.refuse_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('everstep_tx.landed', true) IS DISTINCT FROM pg_current_xact_id()::text THEN
+        RAISE EXCEPTION 'the body of a transaction may not commit: everstep does, together with the record of its result'
+            USING ERRCODE = 'invalid_transaction_termination';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER refuse_commit AFTER INSERT ON everstep.guards DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION everstep.refuse_commit();
+
 -- JSON may have an escaped NUL in it, which PostgreSQL does not take apart. People see its picture instead.
 CREATE FUNCTION everstep.shown(events text) RETURNS json LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT (CASE WHEN strpos(events, '\u0000') = 0 THEN events
