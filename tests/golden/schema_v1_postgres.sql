@@ -88,7 +88,7 @@ CREATE TABLE everstep.passed(
     queue text COLLATE "C" NOT NULL,
     queue_key text COLLATE "C" NOT NULL
 );
-CREATE INDEX passed_queue ON everstep.passed(queue);
+CREATE INDEX passed_queue ON everstep.passed(queue, queue_key);
 
 CREATE TABLE everstep.journal(
     run_key int8 NOT NULL,

@@ -4,6 +4,7 @@ The part of the conformance suite about queues: P23 to P28 of ``everstep.stores.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from everstep.events import CancelRequested, RunCancelled, RunFailed, RunPaused, RunRetried, RunUnpaused
 from everstep.limits import Limits, QueueChange, QueueRecord
 from everstep.records import ErrorRecord, RunRecord, Status, WorkerKey
-from everstep.stores.base import Created, Exists, Refused, RunFilter
+from everstep.stores.base import Created, Exists, Refused, RunFilter, Write
 from everstep.testing.scene import CODE, SUCCESS, WORKFLOW, Scene, ids, message, new_run
 from everstep.testing.suite_base import SuiteBase
 
@@ -251,6 +252,28 @@ class QueueSuite(SuiteBase):
         assert ["k2"] == await self.claimed(scene, worker)
         await scene.store.configure(QueueChange(name="mail", changed=Limits()))
         assert ["k3"] == await self.claimed(scene, worker)
+
+    async def test_claimers_at_once_admit_no_more_than_one_would(self, scene: Scene) -> None:
+        """P24, P25: while others leave at the same time; and nobody is forgotten in line."""
+        await self.limit(scene, concurrency=3, per_key=1)
+        for number in range(15):
+            await self.line_up(scene, f"r{number}", queue_key="abcde"[number % 5] if number % 3 else "a")
+        workers = [await scene.worker(f"host:{number}") for number in range(3)]
+        order: list[str] = []
+        ending: list[Write] = []
+
+        for _ in range(60):
+            claiming = asyncio.gather(*(scene.claim(worker, 2) for worker in workers))
+            _, answers = await asyncio.gather(scene.commit(*ending), claiming)
+            running = await scene.store.list(RunFilter(queue="mail", is_admitted=True))
+            assert len(running) <= 3
+            assert len(running) == len({run.queue_key for run in running})
+            order += [each.run.run_id for claim in answers for each in claim.runs]
+            owned = [run for run in running if run.worker_key is not None]
+            ending = [scene.append(run, SUCCESS, status=Status.SUCCEEDED) for run in owned[:2]]
+
+        assert 15 == len(order) == len(set(order))
+        assert ["r0", "r3", "r6", "r9", "r12"] == [each for each in order if each in {"r0", "r3", "r6", "r9", "r12"}]
 
     # --- P25: order ---------------------------------------------------------------------------------------------------------
 
