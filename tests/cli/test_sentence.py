@@ -236,6 +236,7 @@ def test_a_failure_of_the_workflow_itself_blames_no_step() -> None:
     ("status", "event", "expected"),
     [
         (Status.PAUSED, RunPaused("other code.\nrecorded: …"), "Paused: other code."),
+        (Status.PAUSED, RunPaused("lunch", actor="bob"), "Paused by bob: lunch. To let it go on: everstep resume r"),
         (Status.DEAD, RunDied("3 workers died. Retry it."), "Given up: 3 workers died. Retry it."),
         (Status.CANCELLED, RunCancelled("too late"), "Cancelled: too late. Nothing more will happen."),
         (Status.CANCELLED, RunCancelled(), "Cancelled. Nothing more will happen."),

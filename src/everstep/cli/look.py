@@ -17,6 +17,7 @@ from everstep.core.payloads import read_events
 from everstep.core.progress import progress
 from everstep.core.reuse import Ledger
 from everstep.core.snapshots import fold
+from everstep.core.undelivered import untaken
 from everstep.journal import Entry, Reader, up_to
 from everstep.records import AttemptRecord, Micros, RunRecord, WorkerKey, WorkerRecord
 
@@ -74,7 +75,9 @@ def picture_of(
         open_steps={step.key: step for step in progress(run, entries, rows, now).open_steps} if newest else {},
         waits_for=waits_for,
     )
-    return Picture(snapshot=snapshot, story=tell(dated(shown, run.run_id, reader)), facts=facts)
+    told = dated(shown, run.run_id, reader)
+    left = tuple((each.name, each.id) for each in untaken(event for _, event in told))
+    return Picture(snapshot=snapshot, story=tell(told), facts=facts, untaken=left)
 
 
 def dated(entries: Sequence[Entry], run_id: str, reader: Reader | None = None) -> list[Dated]:

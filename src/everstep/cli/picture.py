@@ -32,12 +32,14 @@ class Picture(Struct, frozen=True, kw_only=True):
         snapshot: What it has.
         story: What it did.
         facts: What the journal does not say.
+        untaken: Name and key of each signal that the code has not taken, in order.
         wide: Nothing is shortened: the reader is a program.
     """
 
     snapshot: Snapshot
     story: Story
     facts: Circumstances
+    untaken: tuple[tuple[str, str], ...] = ()
     wide: bool = False
 
 
@@ -50,6 +52,7 @@ def lines(picture: Picture, *, steps_max: int = OPERATIONS_SHOWN) -> list[str]:
         "",
         *_operations(story, facts, None if picture.wide else steps_max),
         *_left_to_undo(story),
+        *_nobody_took(picture),
         *_error(story.error),
         inert(_footer(snapshot, story, facts)),
     ]
@@ -73,6 +76,8 @@ def as_json(picture: Picture) -> dict[str, Any]:
         "error": error,
         "operations": [_operation_json(operation, facts.open_steps.get(operation.key)) for operation in story.operations],
         "undone": list(msgspec.to_builtins(snapshot.undone)),
+        "retries": story.retries,
+        "undelivered": [{"name": name, "key": key} for name, key in picture.untaken],
         "undo_left": list(msgspec.to_builtins(snapshot.undo_left)),
         "payload": snapshot.payload,
     }
@@ -83,6 +88,8 @@ def _header(snapshot: Snapshot, story: Story, facts: Circumstances) -> str:
     parts = [f"{snapshot.run_id}  {snapshot.workflow}@{version}  {status_text(snapshot.status)}"]
     if facts.owner:
         parts.append(f"on {facts.owner}")
+    if story.retries:
+        parts.append("(retried once)" if story.retries == 1 else f"(retried {story.retries} times)")
     recovered = story.recoveries()
     if recovered:
         last = recovered[-1]
@@ -147,7 +154,8 @@ def _remark(operation: Operation, facts: Circumstances) -> str:
         case How.CANCELLED:
             return "cancelled"
         case How.DONE:
-            return " · ".join(filter(None, [attempts, "undone" if operation.is_undone else ""]))
+            reused = "found done" if operation.is_reused else ""
+            return " · ".join(filter(None, [attempts, reused, "undone" if operation.is_undone else ""]))
 
 
 def _pending(operation: Operation, now: Micros, tried: OpenStep | None) -> str:
@@ -176,6 +184,12 @@ def _left_to_undo(story: Story) -> list[str]:
     """What sagas have not undone yet, the next first; of a dead run what a person has to see to."""
     left = [inert(show_undo(record)) for record in story.undone.left]
     return [" left to undo:", *(f"   ↶ {each}" for each in left), ""] if left else []
+
+
+def _nobody_took(picture: Picture) -> list[str]:
+    """Signals that arrived and that the code has not taken."""
+    left = [inert(f"{name} {key}".rstrip()) for name, key in picture.untaken]
+    return [" signals that nobody has taken:", *(f"   · {each}" for each in left), ""] if left else []
 
 
 def _error(error: ErrorRecord | None) -> list[str]:

@@ -57,10 +57,13 @@ def doing(story: Story, facts: Circumstances) -> str:
         case Status.CANCELLED:
             return f"Cancelled{_because(story.error)}. Nothing more will happen."
         case Status.FAILED:
-            return f"Failed{_where(story)}: {summary(_root(story))}. Fix the cause and start it again under another id."
+            return f"Failed{_where(story)}: {summary(_root(story))}. Fix the cause, then: everstep retry {facts.run_id}"
         case Status.DEAD:
             return f"Given up: {_message(story.error)}"
         case Status.PAUSED:
+            if story.paused_by:
+                why = _message(story.error).rstrip(".")
+                return f"Paused by {story.paused_by}: {why}. {_unread(facts)}To let it go on: everstep resume {facts.run_id}"
             return f"Paused: {_message(story.error)}"
         case _:
             return _active(story, facts)

@@ -155,6 +155,8 @@ class Story(Struct, kw_only=True):
         cancel: The cancel that was asked for, if one was; a deadline counts.
         error: Why it failed, paused or died, as far as the events go.
         ended_at: When it came to rest.
+        paused_by: The person who paused it, if it is paused and somebody said so.
+        retries: How often its code began again after it had failed.
         handled: Names of the requests that a function of the workflow's answers.
         event_count: How many events there are.
         undone: What sagas have undone, and have left to undo.
@@ -166,6 +168,8 @@ class Story(Struct, kw_only=True):
     cancel: CancelRequested | DeadlinePassed | None = None
     error: ErrorRecord | None = None
     ended_at: Micros | None = None
+    paused_by: str = ""
+    retries: int = 0
     handled: list[str] = []
     event_count: int = 0
     undone: Undone = msgspec.field(default_factory=Undone)
@@ -273,13 +277,14 @@ class _Teller:
                 story.ended_at, story.error = at, ErrorRecord("everstep.errors.RunDead", reason, cause=error)
             case RunDiscarded(reason=reason):
                 story.ended_at, story.error = at, ErrorRecord("everstep.errors.RunCancelled", reason)
-            case RunPaused(reason=reason):
-                story.error = ErrorRecord("everstep.errors.RunPaused", reason)
+            case RunPaused(reason=reason, actor=actor):
+                story.error, story.paused_by = ErrorRecord("everstep.errors.RunPaused", reason), actor
             case ResultReused(key=key, name=name, is_child=is_child, source=source):
                 what = What.CHILD if is_child else What.STEP
                 self._asked(Operation(key=key, what=what, name=name, asked_at=at, source=source, is_reused=True))
                 self._settled(key, at, How.DONE)
             case RunRetried():
+                story.retries += 1
                 story.ended_at, story.error, story.cancel = None, None, None
                 self._begin_anew(at)
                 self._unread = dict(self._received)
