@@ -12,6 +12,7 @@ from everstep.records import WorkerKey
 from everstep.stores.base import Store
 from everstep.testing.scene import Clocks
 from everstep.testing.store_suite import StoreSuite
+from everstep.testing.suite_base import Caller
 from tests.stores.postgres_roles import EngineRole
 
 pytest.importorskip("asyncpg", reason="needs asyncpg: pip install --group test")
@@ -55,8 +56,25 @@ class TestPostgresStore(StoreSuite):
         found = await tx.fetch(f"SELECT number FROM {Address(self.url).schema}_users.suite ORDER BY number")
         return [number for (number,) in found]
 
+    async def end_transaction(self, tx: Any) -> None:
+        await tx.execute("COMMIT")
+
+    async def trespass(self, tx: Any) -> None:
+        await tx.execute(f"UPDATE {Address(self.url).schema}.runs SET deaths = 9")
+
+    def calling(self, store: Store) -> AbstractAsyncContextManager[Caller]:
+        return _calling(Address(self.url))
+
     def write_in_progress(self, store: Store) -> AbstractAsyncContextManager[None]:
         return _written_by_somebody_else(Address(self.owner_url))
+
+
+@asynccontextmanager
+async def _calling(address: Address) -> AsyncGenerator[Caller]:
+    connection = await link.connect(address, is_pooled=True)
+    await connection.execute("BEGIN")
+    yield Caller(connection, lambda: connection.execute("COMMIT"), lambda: connection.execute("ROLLBACK"))
+    await connection.close()
 
 
 async def _make_table(address: Address, role: str) -> None:

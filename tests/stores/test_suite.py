@@ -16,6 +16,7 @@ from everstep.stores.sqlite import SQLiteStore
 from everstep.stores.sqlite.ask import asking
 from everstep.testing.scene import Clocks
 from everstep.testing.store_suite import StoreSuite
+from everstep.testing.suite_base import Caller
 
 
 class TestMemoryStore(StoreSuite):
@@ -52,6 +53,22 @@ class TestSQLiteStore(StoreSuite):
 
     def write_in_progress(self, store: Store) -> AbstractAsyncContextManager[None]:
         return _written_by_somebody_else(self.path)
+
+    def calling(self, store: Store) -> AbstractAsyncContextManager[Caller]:
+        return _calling(self.path)
+
+
+@asynccontextmanager
+async def _calling(path: Path) -> AsyncGenerator[Caller]:
+    connection = apsw.Connection(str(path))
+    ask = asking(connection)
+
+    async def end(how: str) -> None:
+        ask(how)
+
+    ask("BEGIN IMMEDIATE")
+    yield Caller(connection, lambda: end("COMMIT"), lambda: end("ROLLBACK"))
+    connection.close()
 
 
 @asynccontextmanager

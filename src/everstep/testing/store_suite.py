@@ -19,6 +19,7 @@ import pytest
 from everstep.testing.entries_suite import EntriesSuite
 from everstep.testing.family_suite import FamilySuite
 from everstep.testing.inbox_suite import InboxSuite
+from everstep.testing.joining_suite import JoiningSuite
 from everstep.testing.operator_suite import OperatorSuite
 from everstep.testing.ownership_suite import OwnershipSuite
 from everstep.testing.pruning_suite import PruningSuite
@@ -39,6 +40,7 @@ class StoreSuite(
     FamilySuite,
     ReadingSuite,
     TransactingSuite,
+    JoiningSuite,
     OperatorSuite,
     PruningSuite,
     TrimmingSuite,

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest_asyncio
 
 from everstep.records import WorkerKey
 from everstep.stores.base import Store
 from everstep.testing.scene import Clocks, Scene
+
+
+class Caller(NamedTuple):
+    """Somebody in the middle of a transaction of his own.
+
+    Attributes:
+        connection: In what the store calls its own database.
+        commit: Ends the transaction.
+        roll_back: The same.
+    """
+
+    connection: Any
+    commit: Callable[[], Awaitable[Any]]
+    roll_back: Callable[[], Awaitable[Any]]
 
 
 class SuiteBase:
@@ -47,6 +61,18 @@ class SuiteBase:
         """The numbers that are there, in a transaction of users."""
         tx.execute("CREATE TABLE IF NOT EXISTS suite(number INTEGER)")
         return [number for (number,) in tx.execute("SELECT number FROM suite ORDER BY number")]
+
+    async def end_transaction(self, tx: Any) -> None:
+        """End a transaction of users in its middle, as a body must not."""
+        tx.execute("COMMIT")
+
+    async def trespass(self, tx: Any) -> None:
+        """Change a table of everstep's in a transaction of users."""
+        tx.execute("UPDATE runs SET deaths = 9")
+
+    def calling(self, store: Store) -> AbstractAsyncContextManager[Caller] | None:
+        """A connection of a caller's in a transaction; None if the store does not write in those."""
+        return None
 
     @pytest_asyncio.fixture
     async def scene(self) -> AsyncIterator[Scene]:

@@ -1,10 +1,12 @@
 """
-The part of the conformance suite for stores that have transactions for users: P18 of ``everstep.stores.base``.
+The part of the conformance suite for stores that have transactions for users: P18, P33 and P34 of
+``everstep.stores.base``.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -103,6 +105,36 @@ class TransactingSuite(SuiteBase):
         assert Landed() == await task
         assert "other" == (await writing).run_id
 
+    async def test_a_body_that_ends_its_transaction_leaves_nothing(self, scene: Scene) -> None:
+        """P33: what it committed would be there without an entry."""
+        users = await Users.of(self, scene)
+        before = await scene.run()
+
+        with pytest.raises(Exception, match=r"may not|by itself"):
+            await users.put(1, then=self.end_transaction)
+        assert before == await scene.run()
+        assert [] == await users.numbers()
+
+    async def test_a_body_that_changes_what_is_everstep_s_leaves_nothing(self, scene: Scene) -> None:
+        """P33: by accident; the role may have to have the right."""
+        users = await Users.of(self, scene)
+        before = await scene.run()
+
+        with pytest.raises(Exception, match=r"everstep's own|no such table"):
+            await users.put(1, then=self.trespass)
+        assert before == await scene.run()
+        assert [] == await users.numbers()
+
+    async def test_an_error_of_a_bodys_own_did_not_give_way(self, scene: Scene) -> None:
+        """P34: it would be run again and again."""
+        users = await Users.of(self, scene)
+        store = transacting(scene.store)
+
+        with pytest.raises(ZeroDivisionError) as raised:
+            await users.put(1, error=ZeroDivisionError())
+        assert store is not None
+        assert not store.gave_way(raised.value)
+
 
 class Users:
     """A run that a worker owns, and transactions of users in its name."""
@@ -137,6 +169,7 @@ class Users:
         keep: bool = True,
         error: Exception | None = None,
         until: asyncio.Event | None = None,
+        then: Callable[[Any], Awaitable[None]] | None = None,
         **entry: Any,
     ) -> Outcome | RolledBack:
         """Put a number, in a transaction that ends as told."""
@@ -145,6 +178,8 @@ class Users:
         async def body(tx: Any) -> Append | None:
             self.begun.set()
             await self._suite.put(tx, number)
+            if then is not None:
+                await then(tx)
             if until is not None:
                 await until.wait()
             if error is not None:
