@@ -29,8 +29,9 @@ mutants: $(VENV)/.ready-dev  ## Plant mistakes in copies of the source, and show
 	@$(RUN)/python -m tests.mutants.kill $(ARGS)
 
 proof: $(VENV)/.ready-dev  ## All tests that count as evidence, with many more seeds, images and kills; half an hour
-	@EVERSTEP_PROOF=1 $(RUN)/python -m pytest -q --evidence evidence.json $(ARGS) tests/powercuts tests/mutants tests/stores/test_differential.py \
-		tests/stores/test_postgres_cuts.py tests/processes tests/engine/test_many_timers.py
+	@EVERSTEP_PROOF=1 $(RUN)/python -m pytest -q --evidence evidence.json $(ARGS) tests/powercuts tests/fuzz tests/mutants \
+		tests/stores/test_differential.py tests/stores/test_postgres_cuts.py tests/processes tests/engine/test_many_timers.py \
+		$(wildcard tests/simulation)
 
 bench: $(VENV)/.ready-bench  ## Measure the disk's floor, everstep and its peers in one run
 	@$(RUN)/python -m bench $(ARGS)
