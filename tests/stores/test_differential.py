@@ -44,6 +44,7 @@ from everstep.testing.scene import Clocks
 from tests import evidence
 
 STEPS_MIN, STEPS_MAX = 500, 8000
+RUNS_MAX = 150
 WORKFLOWS: tuple[str, ...] = ("checkout", "refund")
 CODES = ("code-1", "code-2")
 VERSIONS = ("v1", "v2")
@@ -106,7 +107,9 @@ class Driver:
 
     async def step(self) -> None:
         """One random act, and a comparison of everything that can be seen."""
-        often = (self.queue, *(self.claim,) * 2, *(self.write,) * 3, self.post, self.wake, self.live, self.die_alone)
+        # Everything is compared after every act, so there should not be too many runs: then more are pruned than come.
+        some = self.queue if len(self.latest) < RUNS_MAX else self.prune
+        often = (some, *(self.claim,) * 2, *(self.write,) * 3, self.post, self.wake, self.live, self.die_alone)
         acts = (*often, *often, *often, self.prune, self.trim, self.fork, self.configure)
         await self.random.choice(acts)()
         self.clocks.advance(self.random.choice((0, 0.001, 0.001, 1)))
@@ -478,13 +481,13 @@ class Driver:
         self.seen.add(f"{verb}:{outcome}")
 
 
-@pytest.mark.parametrize("seed", range(evidence.amount(4, 40)))
+@pytest.mark.parametrize("seed", range(evidence.amount(2, 40)))
 async def test_memory_and_sqlite_answer_alike_and_stay_alike(tmp_path: Path, clocks: Clocks, seed: int) -> None:
     """Whatever is done to them, in any order; and the driver reaches every corner."""
     await drive((SQLiteStore(tmp_path / "state.db", now=clocks.now, monotonic=clocks.monotonic),), clocks, seed)
 
 
-@pytest.mark.parametrize("seed", range(evidence.amount(2, 20)))
+@pytest.mark.parametrize("seed", range(evidence.amount(1, 20)))
 async def test_postgres_answers_like_them(tmp_path: Path, postgres_url: str, clocks: Clocks, seed: int) -> None:
     """All three: an error in two of them alike is one in the reference."""
     from everstep.stores.postgres import PostgresStore
