@@ -3,7 +3,7 @@ B1, B2: the connection is cut at every byte position of every verb, in both dire
 
 Whoever asked repeats the same thing until it is answered, as the engine does. Then it has happened exactly once: a write that
 landed before its answer was lost is found, one that never arrived is made. How many positions are tried depends on the session
-(``tests.evidence``): all of a small append always, a sample of the others; in ``make proof`` all of them.
+(``tests.evidence``): all of a small append always, a sample of the others, and a larger one in ``make proof``.
 """
 
 # pyright: reportPrivateUsage=false
@@ -364,8 +364,8 @@ async def bytes_of(cutter: Cutter, verb: Verb, direction: Direction) -> int:
 
 def positions(name: str, total: int, *, reset: bool) -> Iterable[int]:
     """Where to cut: everywhere for a small append, where most of the time is spent."""
-    is_whole = evidence.IS_PROOF or (name == "append" and not reset)
-    return range(total) if is_whole else spread(total, SAMPLE)
+    is_whole = name == "append" and (evidence.IS_PROOF or not reset)
+    return range(total) if is_whole else spread(total, evidence.amount(SAMPLE, 250))
 
 
 def spread(total: int, count: int) -> list[int]:
