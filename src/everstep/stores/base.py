@@ -447,8 +447,11 @@ class Store(Protocol):
     """See the promises at the head of this module. Every verb may raise StoreUnavailable; then nothing is known but P1."""
 
     url: str
-    commits_inline: bool
-    """``commit`` nearly always finishes without suspending, and may be begun outside a task."""
+
+    @property
+    def commits_inline(self) -> bool:
+        """``commit`` may be begun outside a task now: it needs none before it suspends, if it does at all."""
+        ...
 
     def now(self) -> Micros:
         """The store's clock, calibrated; does no I/O. Microseconds since the Unix epoch."""

@@ -142,6 +142,8 @@ SELECT landed.run_key FROM landed LEFT JOIN told ON true
 """  # noqa: S608
 
 Effect: TypeAlias = tuple[object, ...]
+_SHORT: Final = 1 << 20
+"""Entries below this size, in ASCII, need no second look."""
 _SOON: Final = -(1 << 62)
 _LATE: Final = 1 << 62
 
@@ -158,11 +160,12 @@ def is_for_all(batch: Sequence[Write]) -> TypeGuard[Sequence[Append]]:
 def _is_simple(write: Append) -> bool:
     if write.children or write.posts or write.replies or write.entry.blobs or rules.known(write) > write.consumed:
         return False
-    if rules.objection(write):
+    new, events = write.create, write.entry.events
+    is_plain = new is None and len(events) < _SHORT and events.isascii() and b"\0" not in events
+    if not is_plain and rules.objection(write):
         return False
-    if write.create is not None and write.create.messages:
+    if new is not None and new.messages:
         return False
-    new = write.create
     if new is not None and (
         new.parent_key is not None
         or new.on_parent_close

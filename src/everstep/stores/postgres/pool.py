@@ -135,6 +135,11 @@ class Pool:
         """
         return await self._repeat(work, begin=self._begin_patient if is_patient else self._begin, is_patient=is_patient)
 
+    @property
+    def has_idle(self) -> bool:
+        """Whoever asks now gets a connection without waiting."""
+        return bool(self._idle) and not self._idle[-1].is_closed()
+
     async def close(self) -> None:
         """Let go of all connections."""
         self._is_closed = True

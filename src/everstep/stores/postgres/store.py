@@ -121,7 +121,6 @@ class PostgresStore:
     ) -> None:
         self._address = Address(url)
         self.url = self._address.shown
-        self.commits_inline = False
         self.joins_unopened = False
         self.now = ServerClock(now)
         self._monotonic = monotonic
@@ -130,6 +129,11 @@ class PostgresStore:
         self._sender = secrets.token_hex(8)
         self._changes = Changes()
         self._open: _Open | None = None
+
+    @property
+    def commits_inline(self) -> bool:
+        """See Store. Only connecting needs a task, because it has a time limit."""
+        return self._open is not None and self._open.pool.has_idle
 
     def __repr__(self) -> str:
         return f"PostgresStore({self.url!r})"
