@@ -129,6 +129,27 @@ async def test_a_finished_run_cannot_be_cancelled(world: World) -> None:
     assert "slept" == await handle.result()
 
 
+async def test_a_cancel_for_a_run_that_is_only_just_being_started_is_not_said_to_be_heard(world: World) -> None:
+    """It came too early and was dropped. That the run was there a moment later does not mean that it was told."""
+    engine = await world.engine(nap)
+    client = await world.client()
+    store: Any = link(client)
+
+    async def post_too_early(run_id: str, message: Any) -> Any:
+        answer = await world.store.post(run_id, message)
+        await engine.start(nap(HOUR), id=run_id)
+        return answer
+
+    store.post = post_too_early
+    with pytest.raises(es.RunNotFound):
+        await client.handle("a").cancel()
+    del store.post
+
+    assert await client.handle("a").cancel()
+    with pytest.raises(es.RunCancelled):
+        await client.handle("a").result()
+
+
 async def test_cancelling_twice_is_cancelling_once(world: World) -> None:
     """A second cancel must not interrupt the clean-up."""
 

@@ -200,6 +200,37 @@ async def test_closing_the_engine_keeps_what_steps_came_to(world: World) -> None
     assert sum(calls.values()) <= 11
 
 
+@pytest.mark.parametrize("grace", [0, 1])
+async def test_closing_in_the_middle_of_a_milestone_repeats_nothing_that_was_finished(world: World, grace: float) -> None:
+    """The outcomes used to be kept without the steps that they belong to: no code took them, and each was recorded twice."""
+    engine = await world.engine(imported, grace=grace)
+    await engine.start(imported(10), id="m")
+    await until(lambda: calls["page 5"] == 1)
+    await engine.close()
+
+    other = await world.engine(imported)
+
+    assert sum(range(10)) == await other.handle("m", imported).result()
+    assert [1] * 5 == [calls[f"page {page}"] for page in range(5)]
+    completed = [event.key for event in await world.events("m") if isinstance(event, StepCompleted)]
+    assert sorted(set(completed)) == sorted(completed)
+
+
+async def test_pausing_in_the_middle_of_a_milestone_repeats_nothing_that_was_finished(world: World) -> None:
+    engine = await world.engine(imported)
+    handle = await engine.start(imported(10), id="m")
+    await until(lambda: calls["page 5"] == 1)
+    await handle.pause("wait")
+    await asyncio.sleep(10)
+    assert Status.PAUSED is await handle.status()
+    await handle.resume()
+
+    assert sum(range(10)) == await handle.result()
+    assert [1] * 10 == [calls[f"page {page}"] for page in range(10)]
+    completed = [event.key for event in await world.events("m") if isinstance(event, StepCompleted)]
+    assert sorted(set(completed)) == sorted(completed)
+
+
 async def test_a_flush_whose_answer_is_lost_does_nothing_twice(world: World) -> None:
     engine = await world.engine(imported)
     fault = lose_answer(engine, "commit")

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 import everstep as es
 from everstep.engine.committer import Done, take_group
 from everstep.events import RunClaimed, RunResumed, StepCompleted
-from everstep.stores.base import Append, Fenced, Keep, Outcome, Write
+from everstep.stores.base import Append, ClaimRequest, Fenced, Keep, Outcome, Write
 from tests.engine.support import World, freeze, is_in_memory, kill, link, lose_answer, thaw, turns, until, worker_of
 
 done: Counter[str] = Counter()
@@ -290,6 +290,34 @@ async def test_a_claim_whose_answer_is_lost_strands_nothing(world: World) -> Non
     await client.start(many(3), id="a")
 
     assert 3 == await asyncio.wait_for(client.handle("a", many).result(), 60)
+
+
+async def test_a_claim_that_takes_effect_long_after_it_was_given_up_strands_nothing(world: World) -> None:
+    """A server may go on with a statement whose client has left. The worker renews its lease, so nobody else takes over."""
+    engine = await world.engine(many)
+    link(engine).fail("claim")
+    client = await world.client()
+    await (await client.start(many(1), id="first")).result()
+    await asyncio.sleep(3)
+    [worker_key] = link(engine).worker_keys
+    late = ClaimRequest(worker_key=worker_key, workflows=engine.registry.fingerprints(""), run_max=5)
+
+    await client.start(many(3), id="a")
+    assert ["a"] == [claimed.run.run_id for claimed in (await world.store.claim(late)).runs]
+
+    assert 3 == await asyncio.wait_for(client.handle("a", many).result(), 200)
+
+
+async def test_an_engine_without_grace_closes_though_the_store_is_slow(world: World) -> None:
+    engine = await world.engine(job, inline=False, grace=0)
+    await engine.start(job(10), id="a")
+    await asyncio.sleep(1)
+    link(engine).fail("drain", delay=5.0, error=None)
+
+    await engine.close()
+
+    other = await world.engine(job)
+    assert "last" == await other.handle("a", job).result()
 
 
 async def test_a_batch_shares_no_fate_with_a_write_that_the_store_cannot_take(world: World) -> None:

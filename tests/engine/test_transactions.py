@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,23 @@ async def look() -> dict[str, int]:
 @es.workflow
 async def transfer(giver: str, taker: str, cents: int) -> list[int]:
     return [await add(giver, 1000), await add(giver, -cents), await add_slowly(taker, cents)]
+
+
+done: Counter[str] = Counter()
+
+
+@es.transaction(retry=es.Retry(attempts=3, delay=0.1))
+def shaky(tx: es.SQLiteTx) -> None:
+    done["shaky"] += 1
+    if es.current().attempt == 1:
+        raise OSError("not yet")
+
+
+@es.workflow
+async def shaky_then_waiting() -> None:
+    done.clear()
+    await shaky()
+    await asyncio.sleep(3600)
 
 
 async def balances_of(world: World) -> dict[str, int]:
@@ -493,6 +511,22 @@ async def test_an_engine_that_closes_without_grace_rolls_the_body_back(world: Wo
     second = await world.engine(slow)
     assert 1 == await second.handle("s", slow).result()
     assert {"ann": 1} == await balances_of(world)
+
+
+async def test_a_row_of_attempts_that_is_on_its_way_does_not_outlive_its_step(world: World) -> None:
+    """Written after the result, which does not pass through the committer, it would stay until the end of the run."""
+    engine = await world.engine(shaky_then_waiting)
+    await engine.start(shaky_then_waiting(), id="a")
+
+    def has_rows(batch: Any) -> bool:
+        return any(write.attempts for write in batch)
+
+    for _ in range(8):
+        link(engine).fail("commit", when=has_rows)
+    await until(lambda: done["shaky"] == 2)
+    await asyncio.sleep(60)
+
+    assert {} == world.attempts("a")
 
 
 def test_a_kill_at_every_durable_point_changes_nothing() -> None:

@@ -128,7 +128,9 @@ class Connection:
             return run
         await self.open()
         run = await self.put(run_id, message)
-        return await self.get(run_id) if run is None else run  # Raises with the right words if there is none.
+        if run is None:
+            raise self._not_found(run_id)  # Asked again it may be there, and the message is not.
+        return run
 
     async def put(self, run_id: str, message: Message) -> RunRecord | None:
         """The same with a message as it is stored; None if there is no such run. Engines override this: they may drive it."""

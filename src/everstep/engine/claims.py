@@ -5,7 +5,9 @@ An idle worker costs no statement but its heartbeat: this sleeps until a run is 
 (``nudge``), or until the store says that others changed something.
 
 A claim may take effect although its answer never comes. Such runs are *stranded*: this worker owns them and nobody drives them.
-After every claim that failed they are looked for, and given back; and after a failover, which may take back what we know.
+After every claim that failed they are looked for, and given back; and after a failover, which may take back what we know. They
+are looked for again later: a request that was given up may still be on its way, and what it takes would be stuck for good with
+a worker that renews its lease and knows nothing.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ CLOCK_MICROS = 50_000
 """How soon to ask again for a run that is due by this process's idea of the store's clock, and not by the store's."""
 OWNED = (Status.RUNNING, Status.COMPENSATING)
 LIST_MAX = 1000
+STRANDED_SECONDS = (10.0, 100.0, 1000.0)
+"""When to look for stranded runs again after a claim that failed. Nobody keeps a request for more than a quarter of an hour."""
 
 Shared = Ledger | CorruptJournal | PayloadKeyMissing | None
 """What the run that a fork shares its history with had finished, or why nobody can say."""
@@ -121,6 +125,7 @@ class Claimer:
         self._suspects_wait = False
         self._makes_room_until = 0.0
         self._may_have_stranded = False
+        self._later_looks: list[float] = []
         self._is_claiming_alone = False
         self._waking_count = 0
         self._has_moved = False
@@ -208,7 +213,7 @@ class Claimer:
         try:
             woken = await self._store.wake(run_id, message, self._request(1))
         except BaseException:
-            self._may_have_stranded = True
+            self._expect_stranded()
             raise
         if woken.claimed is not None:
             await self._drive_woken(woken.claimed, worker_key)
@@ -219,7 +224,7 @@ class Claimer:
         try:
             await self._drive([claimed], worker_key)
         except BaseException as error:
-            self._may_have_stranded = True
+            self._expect_stranded()
             if not isinstance(error, Exception):
                 raise
             if not isinstance(error, StoreUnavailable):
@@ -252,11 +257,11 @@ class Claimer:
                 else:
                     await asyncio.sleep(0)
             except StoreUnavailable as error:
-                self._may_have_stranded = True
+                self._expect_stranded()
                 self._host.committer.note_away("claim", error)
                 await self._back_off()
             except Exception:
-                self._may_have_stranded = True
+                self._expect_stranded()
                 logger.exception("worker %s could not claim runs; it will try again", self._host.name)
                 await self._back_off()
 
@@ -348,6 +353,9 @@ class Claimer:
     # --- what a claim left behind -----------------------------------------------------------------------------------------
 
     async def _give_back_stranded(self) -> None:
+        if self._later_looks and self._loop.time() >= self._later_looks[0]:
+            self._may_have_stranded = True
+            self._later_looks.pop(0)
         if not self._may_have_stranded or self._waking_count:
             return
         token = self._host.worker_key
@@ -364,6 +372,11 @@ class Claimer:
             if run.run_key not in self._host.active:
                 self._host.committer.submit(given_back(run, token), lambda _: self.nudge())
         self._may_have_stranded = self._has_moved = False
+
+    def _expect_stranded(self) -> None:
+        """A claim failed: it may have had its effect, or may yet have it."""
+        self._may_have_stranded = True
+        self._later_looks = [self._loop.time() + seconds for seconds in STRANDED_SECONDS]
 
     async def _stranded(self, token: WorkerKey) -> list[RunRecord]:
         """The runs of this token that nobody drives."""
@@ -388,7 +401,7 @@ class Claimer:
 
     async def _sleep(self) -> None:
         """Until a run is due, this process knows of something, or others changed the store."""
-        until = self._loop.time() + self._idle_seconds_max
+        until = min([self._loop.time() + self._idle_seconds_max, *self._later_looks[:1]])
         while not self._must_look and (seconds := min(until - self._loop.time(), self._seconds_until_due())) > 0:
             self._wake.clear()
             changed = asyncio.ensure_future(self._store.wait_for_work(self._host.worker_key, seconds))

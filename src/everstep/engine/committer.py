@@ -38,6 +38,7 @@ class Committer:
         self._store = store
         self._random = random
         self._pending: list[tuple[Write, Done]] = []
+        self._batch: list[tuple[Write, Done]] = []
         self._task: asyncio.Task[None] | None = None
         self._is_flushing = False
         self._away: set[str] = set()
@@ -61,6 +62,11 @@ class Committer:
         while self._pending or self._is_flushing:
             await (asyncio.sleep(0) if self._task is None else asyncio.wait([self._task]))
 
+    async def passed(self, run_key: RunKey) -> None:
+        """Wait until what was submitted for a run is written: what is written past this committer must not overtake it."""
+        while any(run_key_of(write) == run_key for write, _ in (*self._batch, *self._pending)):
+            await (asyncio.sleep(0) if self._task is None else asyncio.wait([self._task]))
+
     def close(self) -> None:
         """Stop trying. Whoever submitted what is left hears no more of it."""
         self._pending.clear()
@@ -79,12 +85,15 @@ class Committer:
         try:
             while self._pending:
                 batch, self._pending = (self._pending, []) if len(self._pending) == 1 else take_group(self._pending)
+                self._batch = batch
                 outcomes = await self._commit([write for write, _ in batch])
+                self._batch = []
                 for (_, done), outcome in zip(batch, outcomes, strict=True):
                     done(outcome)
                 if self._pending:
                     await asyncio.sleep(0)
         finally:
+            self._batch = []
             self._is_flushing = False
             self._task = None
 

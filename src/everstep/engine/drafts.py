@@ -31,6 +31,7 @@ from everstep.events import (
     StepFailed,
     StepOutcomeUnknown,
     StepOverridden,
+    StepScheduled,
 )
 from everstep.journal import seal_bytes
 from everstep.records import AttemptRecord, Micros, Status
@@ -145,7 +146,11 @@ class Drafts:
         facts, keeper = self._facts, self._execution.keeper
         # What was refused beside inputs that are lost now is judged again: nobody has heard of it.
         replies = () if self.applied else self._intake.due_replies()
-        outcomes = [event for event in (*self.applied, *self._intake) if isinstance(event, STEP_OUTCOMES)]
+        # Of a step that no entry has asked for yet the journal must not know the outcome: the code would ask for it once more,
+        # and it would be done twice and recorded twice.
+        held = {command.key for command in self.obeyed if isinstance(command, StepScheduled)}
+        arrived = [event for event in (*self.applied, *self._intake) if isinstance(event, STEP_OUTCOMES)]
+        outcomes = [event for event in arrived if event.key not in held]
         verdicts: list[Event] = [] if verdict is None else [verdict.event]
         version, at = facts.version + 1, max(facts.at, self._host.tools.now())
         clear = verdicts if verdict is not None and verdict.is_public else ()

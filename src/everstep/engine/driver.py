@@ -79,6 +79,7 @@ class Driver:
         "_is_draining",
         "_keeping",
         "_leaving",
+        "_must_leave",
         "_overridden",
         "_parts",
         "_pause_asked",
@@ -106,6 +107,7 @@ class Driver:
         self._keeping = Keeping(self, host, parts, self._leaving)
         self.ended: asyncio.Future[Ended | None] = self._leaving.ended
         self._is_draining = False
+        self._must_leave = False
         self._pause_asked: PauseRequested | None = None
         self._unreadable: Verdict | None = None
         self._overridden: list[str] = []
@@ -256,7 +258,9 @@ class Driver:
             # Whoever claims the run next sees whether its entry landed; retiring the worker gives it back.
             self.abandon()
         elif self._execution.is_holding:
-            self._leaving.start_over()  # What steps came to is kept; what the code made of it is made anew.
+            # What is held is written first: whoever goes on would do all of it again.
+            self._must_leave = self._underway.begins_nothing = True
+            self.flush()
         else:
             self._keeping.release(Happened.HANDED_BACK, AT_ONCE, self._underway.rows())
 
@@ -264,9 +268,15 @@ class Driver:
         """Nothing new is to begin here: give the run back, or leave it paused, once no body of it is being executed."""
         if not self._underway.begins_nothing:
             return
+        if self._must_leave:
+            if not self._slot.is_taken:
+                self.hand_back()
+            return
         if self._leaving.is_over or self._slot.is_taken or self._intake or self._underway.is_busy:
             return
-        if self._pause_asked is not None:
+        if self._pause_asked is not None and self._execution.is_holding:
+            self.flush()
+        elif self._pause_asked is not None:
             self._leaving.pause(of_person(self._pause_asked))
         elif self._is_draining:
             self.hand_back()

@@ -118,6 +118,8 @@ class Transactor:
                 f"the store {self._store.url} cannot run the SQL of transactions. The body was not run. Use sqlite:// or "
                 "postgresql://, or a transaction of another database."
             )
+        # A row that says how far the attempts are may still be on its way. Behind the result it would stay for good.
+        await self._committer.passed(slot.run_key)
         try:
             outcome = await store.transact(slot, body, kind)
         except StoreUnavailable as error:
@@ -136,9 +138,12 @@ class Transactor:
         await asyncio.sleep(delay * (0.5 + self._random.random()))
         return min(delay * 2, BACKOFF_SECONDS_MAX)
 
-    async def run_async(self, body: Awaitable[Any]) -> tuple[Any, BaseException | None]:
-        """Run an async body. If the caller is cancelled he does not wait for its end: it has lost its connection by then."""
-        task = asyncio.get_running_loop().create_task(_outcome_of(body))
+    async def run_async(self, function: Callable[[], Awaitable[Any]]) -> tuple[Any, BaseException | None]:
+        """Run an async body. Only its task calls it: one that is cancelled before it begins leaves no coroutine behind.
+
+        If the caller is cancelled he does not wait for its end: it has lost its connection by then.
+        """
+        task = asyncio.get_running_loop().create_task(_outcome_of(function))
         try:
             await asyncio.wait([task])
         except CancelledError:
@@ -149,9 +154,9 @@ class Transactor:
         return task.result()
 
 
-async def _outcome_of(body: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+async def _outcome_of(function: Callable[[], Awaitable[Any]]) -> tuple[Any, BaseException | None]:
     try:
-        return await body, None
+        return await function(), None
     except (KeyboardInterrupt, GeneratorExit, CancelledError):
         raise
     except BaseException as error:  # noqa: BLE001  # whatever a body raises is its outcome
@@ -269,7 +274,7 @@ class TransactionRun(StepRun):
     async def _call(self, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         if self._definition.is_async:
             self._arm()
-            return await self._tools.transactor.run_async(function())
+            return await self._tools.transactor.run_async(function)
         self._has_thread = False  # Whatever becomes of it, the pool gets it back by itself.
         return await self._tools.threads.run_reserved(function, self._definition.name, self._arm)
 

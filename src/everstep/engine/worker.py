@@ -204,7 +204,7 @@ class Worker:
 
     async def _wait_for_steps(self, grace_seconds: float) -> None:
         if any(driver.is_busy for driver in self.active.values()):
-            with suppress(StoreUnavailable):  # So that people see what it is waiting for.
+            with suppress(StoreUnavailable, TimeoutError):  # So that people see what it is waiting for.
                 async with asyncio.timeout(grace_seconds):
                     await self.store.drain(self.worker_key)
         until = self._loop.time() + grace_seconds
