@@ -3,15 +3,16 @@
 
 SHELL := /bin/sh
 PYTHON ?=
+SEEDS ?= 2000
 VENV := .venv
 RUN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench mutants proof clean
+.PHONY: help demo test lint bench mutants simulate proof clean
 
 help:  ## Show this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready-demo  ## Import 28,000 airports, killed five times, and prove that it made no difference
 	@$(RUN)/python -m examples.airports.demo $(ARGS)
@@ -32,6 +33,9 @@ proof: $(VENV)/.ready-dev  ## All tests that count as evidence, with many more s
 	@EVERSTEP_PROOF=1 $(RUN)/python -m pytest -q --evidence evidence.json $(ARGS) tests/powercuts tests/fuzz tests/mutants \
 		tests/stores/test_differential.py tests/stores/test_postgres_cuts.py tests/processes tests/engine/test_many_timers.py \
 		$(wildcard tests/simulation)
+
+simulate: $(VENV)/.ready-dev  ## Play seeds of the deterministic simulation: make simulate SEEDS=20000
+	@$(RUN)/python -m everstep.testing.simulate --seeds $(SEEDS) $(ARGS)
 
 bench: $(VENV)/.ready-bench  ## Measure the disk's floor, everstep and its peers in one run
 	@$(RUN)/python -m bench $(ARGS)
