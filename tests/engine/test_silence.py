@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 
 import everstep as es
+from everstep.core.execution import Execution
+from everstep.core.loop import DeterministicLoop
 from everstep.core.program import Program
 from everstep.engine.driver import Driver
 from everstep.engine.steps import StepRun
-from tests.engine.support import World, kill, link, turns, worker_of
+from everstep.engine.underway import Underway
+from tests.engine.support import World, is_in_memory, kill, link, turns, until, worker_of
 
 
 @es.step
@@ -49,6 +52,18 @@ async def everything(n: int) -> int:
     task.cancel()
     await asyncio.wait([task])
     return a + b + c
+
+
+word = es.signal("word", str)
+
+
+@es.workflow
+async def told() -> str:
+    """Parks, says something, and parks again."""
+    first = await word.wait()
+    await asyncio.sleep(0.5)  # too short to park for
+    await add(1, 2)
+    return first + await word.wait()
 
 
 async def _await(call: Any) -> Any:
@@ -112,6 +127,34 @@ async def test_a_thousand_runs_leave_nothing_behind(world: World, inline: bool) 
     assert 2 == len(worker._tasks)
     gc.collect()
     assert before == [alive(kind) for kind in (Driver, Program, StepRun)]
+
+
+OF_A_RUN = (Driver, Underway, Execution, Program, DeterministicLoop, StepRun)
+
+
+@pytest.mark.parametrize("how", ["ended", "parked", "woken", "fenced"])
+async def test_a_run_that_has_left_leaves_nothing_to_the_garbage_collector(world: World, how: str) -> None:
+    """It comes seldom, and holds up the host's loop until it has freed what a thousand runs left."""
+    engine = await world.engine(small, told)
+    gc.collect()
+    gc.disable()
+    try:
+        before = [alive(kind) for kind in OF_A_RUN]
+        if how == "ended":
+            assert 2 == await (await engine.start(small(1))).result()
+        else:
+            handle = await engine.start(told(), id="a")
+            await turns()
+            assert how != "parked" or before == [alive(kind) for kind in OF_A_RUN]
+            await handle.send(word, "one")
+            await until(lambda: is_in_memory(engine, "a") is (how == "fenced"))
+            if how == "fenced":
+                worker_of(engine).driver_of("a").abandon()
+        await turns()
+
+        assert before == [alive(kind) for kind in OF_A_RUN]
+    finally:
+        gc.enable()
 
 
 async def test_memory_of_a_run_is_freed_without_the_garbage_collector_seeing_to_it_first(world: World) -> None:

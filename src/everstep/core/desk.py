@@ -18,6 +18,7 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn, Protocol
+from weakref import proxy
 
 from everstep.codec import describe_error
 from everstep.core.loop import DeterministicLoop, ReplayFuture
@@ -109,13 +110,17 @@ class Desk:
     __slots__ = ("_handlers", "_open", "_program", "_waiting", "_waits", "has_received", "was_disturbed")
 
     def __init__(self, program: Teller) -> None:
-        self._program = program
+        self._program: Teller = proxy(program)  # It knows this object.
         self._handlers: dict[str, Handler] = {}
         self._waiting: dict[str, deque[RequestReceived]] = {}
         self._waits: dict[str, deque[RequestWait]] = {}
         self._open: dict[tuple[str, str], RequestReceived] = {}
         self.was_disturbed = False
         self.has_received = False
+
+    def close(self) -> None:
+        """Nobody waits any more: waits refer to this object."""
+        self._waits.clear()
 
     # --- what the engine asks -----------------------------------------------------------------------------------------------
 

@@ -230,6 +230,14 @@ def _is_answered(waiter: Any) -> bool:
     return isinstance(waiter, ReplayTask) and waiter.is_answered
 
 
+def _part(task: Any) -> None:
+    """Let a task that will never go on, and what it waits for, forget each other: they would stay until they are collected."""
+    waiter = task._fut_waiter
+    callbacks: list[tuple[Any, Any]] = getattr(waiter, "_callbacks", None) or []
+    for callback, _ in callbacks[:]:
+        waiter.remove_done_callback(callback)
+
+
 def _take_care(msg: Any = None) -> bool:
     return True
 
@@ -340,6 +348,11 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._delivered.clear()
         self._conditions.clear()
 
+    def let_go(self, heir: LoopHost) -> None:
+        """Forget the host, who knows this loop: else only the garbage collector could free them. ``heir`` takes its place."""
+        self.scope = None
+        self._host = heir
+
     def refuse(self) -> None:
         """Unwind code that wants to start something although nothing may start any more.
 
@@ -393,6 +406,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             return
         finally:
             tasks._leave_task(self, task)
+            _part(task)
         _leave_behind(coro)
 
     # --- names ------------------------------------------------------------------------------------------------------------

@@ -44,6 +44,10 @@ class Mailbox:
         else:
             self._waits.setdefault(wait.event.name, deque()).append(wait)
 
+    def close(self) -> None:
+        """Nobody waits any more: waits refer to the program that this belongs to."""
+        self._waits.clear()
+
     def forget(self, wait: SignalWait) -> None:
         """The code no longer waits."""
         self._waits[wait.event.name].remove(wait)

@@ -131,6 +131,7 @@ class Program:
 
     # Declared, because a class with more than thirty attributes gets no other compact form from CPython: 1.5 KB per run.
     __slots__ = (
+        "__weakref__",
         "_at",
         "_expected",
         "_is_cut_short",
@@ -257,8 +258,12 @@ class Program:
     def evict(self) -> None:
         """Free the memory: coroutines are closed in order, and what they still ask for is refused."""
         self.loop.evict()
+        self.loop.let_go(_Heir(self.run_id, is_discreet=self.is_discreet, is_silent=self.is_replaying))
         self.operations.clear()
         self.timers.clear()
+        self._mailbox.close()
+        self.requests.close()
+        self._main = None
 
     def _run(self, inputs: Iterable[Input], at: Micros, version: int) -> None:
         self._at, self.version = at, version
@@ -687,11 +692,7 @@ class Program:
     def report(self, context: dict[str, Any]) -> None:
         """What asyncio would log: a task's exception that nobody looked at. Once, not again on replay."""
         if not self.is_replaying:
-            error = context.get("exception")
-            if self.is_discreet and error is not None:
-                logger.error("run %s: a task failed with %s, and nobody looked at it", self.run_id, type(error).__name__)
-                return
-            logger.error("run %s: %s", self.run_id, context.get("message"), exc_info=error)
+            _report(self.run_id, self.is_discreet, context)
 
     # --- the scope: what user code sees -----------------------------------------------------------------------------------
 
@@ -733,3 +734,32 @@ class Program:
 
 def _as_it_is(value: Any) -> Any:
     return value
+
+
+def _report(run_id: str, is_discreet: bool, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    if is_discreet and error is not None:
+        logger.error("run %s: a task failed with %s, and nobody looked at it", run_id, type(error).__name__)
+        return
+    logger.error("run %s: %s", run_id, context.get("message"), exc_info=error)
+
+
+class _Heir:
+    """What a loop knows of its program once that was evicted."""
+
+    __slots__ = ("_is_discreet", "_is_silent", "_run_id")
+
+    def __init__(self, run_id: str, *, is_discreet: bool, is_silent: bool) -> None:
+        self._run_id = run_id
+        self._is_discreet = is_discreet
+        self._is_silent = is_silent
+
+    def start_timer(self, delay_seconds: float, handle: asyncio.TimerHandle) -> None:
+        pass  # Nothing may start any more.
+
+    def cancel_timer(self, handle: asyncio.TimerHandle) -> None:
+        pass
+
+    def report(self, context: dict[str, Any]) -> None:
+        if not self._is_silent:
+            _report(self._run_id, self._is_discreet, context)

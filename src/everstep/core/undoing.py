@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import proxy
 
 from everstep.codec import describe_error
 from everstep.core.loop import HeldFuture, ReplayFuture
@@ -40,7 +41,7 @@ class Undoing:
     __slots__ = ("_began", "_decisions", "_given_up", "_last_place", "_open", "_program", "_told")
 
     def __init__(self, program: Program) -> None:
-        self._program = program
+        self._program: Program = proxy(program)  # It knows this object.
         self._open: dict[OpenSaga, ReplayTask[Any] | None] = {}
         self._told: set[OpenSaga] = set()
         self._began: dict[str, str] = {}

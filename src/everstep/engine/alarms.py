@@ -35,6 +35,7 @@ class Alarm:
     def _look(self) -> None:
         left = (self._due_at - self._now()) / 1e6
         if left <= 0:
+            self._handle.cancel()  # It has been called, and refers to this object.
             self._callback()
         else:
             self._handle = self._loop.call_later(min(left, SLEEP_SECONDS_MAX), self._look)

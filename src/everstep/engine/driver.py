@@ -96,15 +96,15 @@ class Driver:
         self.started: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._host = host
         self._execution = execution
-        self._intake = Intake(facts.consumed, execution.keeper.encode_message)
+        self._intake = Intake(facts.consumed, execution.keeper)
         self._slot = AppendSlot()
         self._drafts = Drafts(host, execution, facts, self._intake)
         self._underway = Underway(self, host, execution, facts)
-        self._holding = Holding(execution, self.flush)
+        self._holding = Holding(execution)
         parts = Parts(facts, execution, self._intake, self._slot, self._drafts, self._underway, self._holding)
         self._parts = parts
         self._leaving = Leaving(self, host, parts)
-        self._keeping = Keeping(self, host, parts, self._leaving)
+        self._keeping = Keeping(host, parts, self._leaving)
         self.ended: asyncio.Future[Ended | None] = self._leaving.ended
         self._is_draining = False
         self._must_leave = False
@@ -294,7 +294,7 @@ class Driver:
         self._host.replied(self)
 
     def left(self, wake_at: Micros | None) -> None:
-        """The run has left."""
+        """The run is no longer driven here."""
         self._host.left(self, wake_at)
 
     # --- the flow ---------------------------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ class Driver:
         if self._holding.is_full or self._is_draining or self._underway.wake_at_if_parked() is not None:
             self.flush()
         else:
-            self._holding.watch()
+            self._holding.watch(self.flush)
         self.go()
         self.leave_if_asked()
 

@@ -20,11 +20,10 @@ MILESTONE_BOUND = Relaxed(seconds=5.0, steps=1_000)
 class Holding:
     """The limit of what one run holds, and the timer that keeps to it."""
 
-    __slots__ = ("_execution", "_flush", "_timer")
+    __slots__ = ("_execution", "_timer")
 
-    def __init__(self, execution: Execution, flush: Callable[[], None]) -> None:
+    def __init__(self, execution: Execution) -> None:
         self._execution = execution
-        self._flush = flush
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -32,10 +31,10 @@ class Holding:
         """So many steps are held that they have to be written now."""
         return self._execution.held_count >= self._bound.steps
 
-    def watch(self) -> None:
-        """See to it that what is held is written in time. Safe to repeat."""
+    def watch(self, flush: Callable[[], None]) -> None:
+        """See to it that what is held is written in time, by ``flush``. Safe to repeat."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._bound.seconds, self._flush)
+            self._timer = asyncio.get_running_loop().call_later(self._bound.seconds, flush)
 
     def rest(self) -> None:
         """Nothing is held any more. Safe to repeat."""

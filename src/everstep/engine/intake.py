@@ -29,6 +29,7 @@ from everstep.events import (
     TimerFired,
 )
 from everstep.ids import request_dedupe
+from everstep.payloads.keeper import Keeper
 from everstep.stores.base import Reply
 
 Encode: TypeAlias = Callable[[RequestSettled], bytes]
@@ -56,17 +57,17 @@ class Intake:
 
     Args:
         consumed: The inbox is applied up to here.
-        encode: Makes the body of a message, as it is stored.
+        keeper: Makes the body of a message, as it is stored.
 
     Attributes:
         received: Number of the last message of the inbox that is known.
         taken: Number of the last one that was taken: it is an input, or has its reply.
     """
 
-    __slots__ = ("_encode", "_replies", "_waiting", "received", "taken")
+    __slots__ = ("_keeper", "_replies", "_waiting", "received", "taken")
 
-    def __init__(self, consumed: int, encode: Encode) -> None:
-        self._encode = encode
+    def __init__(self, consumed: int, keeper: Keeper) -> None:
+        self._keeper = keeper
         self.received = self.taken = consumed
         self._waiting: list[tuple[Input, int, str]] = []
         self._replies: list[Reply] = []
@@ -102,7 +103,7 @@ class Intake:
                     break
                 verdict = desk.judge(event)
                 if not isinstance(verdict, RequestReceived):
-                    self._replies.append(reply_of(verdict, self._encode))
+                    self._replies.append(reply_of(verdict, self._keeper.encode_message))
                     count, self.taken = count + 1, max(self.taken, seq)
                     if desk.was_disturbed:
                         break

@@ -22,10 +22,9 @@ from everstep.stores.base import Behind, Fenced, Keep, Landed, Outcome, Reply
 class Keeping:
     """See the module."""
 
-    __slots__ = ("_flow", "_host", "_leaving", "_parts")
+    __slots__ = ("_host", "_leaving", "_parts")
 
-    def __init__(self, flow: Flow, host: Host, parts: Parts, leaving: Leaving) -> None:
-        self._flow = flow
+    def __init__(self, host: Host, parts: Parts, leaving: Leaving) -> None:
         self._host = host
         self._parts = parts
         self._leaving = leaving
@@ -68,7 +67,7 @@ class Keeping:
             return
         wake_at = parts.underway.wake_at_if_parked()
         if wake_at is not None and parts.execution.is_holding:
-            self._flow.flush()
+            self._leaving.flow.flush()
         elif wake_at is not None:
             self.release(Happened.PARKED, wake_at, ())
 
@@ -85,24 +84,25 @@ class Keeping:
         match outcome:
             case Landed():
                 if keep.replies:
-                    self._flow.replied()
+                    self._leaving.flow.replied()
                 self._leaving.leave(None, keep.wake_at)
             case Behind():
                 self._parts.drafts.kept.update(row.key for row in keep.attempts)
                 if keep.attempts or keep.replies:  # Without anything to write it would only ask to be parked again, and again.
                     self._submit(replace(keep, release=False))
-                self._flow.go()
+                self._leaving.flow.go()
             case _:
                 self._leaving.abandon()
 
     def _submit(self, keep: Keep) -> None:
-        self._host.committer.submit(keep, lambda outcome: self._replied(keep, outcome))
+        flow = self._leaving.flow  # Whoever asked is told even if the run has left by then.
+        self._host.committer.submit(keep, lambda outcome: self._replied(flow, keep, outcome))
 
-    def _replied(self, keep: Keep, outcome: Outcome) -> None:
+    def _replied(self, flow: Flow, keep: Keep, outcome: Outcome) -> None:
         if isinstance(outcome, Landed):
             drafts = self._parts.drafts
             drafts.consumed = max(drafts.consumed, keep.consumed)
-            self._flow.replied()
+            flow.replied()
         self._kept(outcome)
 
     def _kept(self, outcome: Outcome) -> None:

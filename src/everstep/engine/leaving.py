@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from everstep.engine.facts import Ended
 from everstep.engine.host import Host
-from everstep.engine.parts import Flow, Parts
+from everstep.engine.parts import NOWHERE, Flow, Parts
 from everstep.engine.verdicts import Verdict, of_code
 from everstep.errors import EverstepError
 from everstep.records import Micros, Status
@@ -29,20 +29,21 @@ class Leaving:
     """See the module.
 
     Attributes:
+        flow: The driver, until the run has left.
         is_over: The driver is done with its run, or only waits for its last entry to land.
         is_in_doubt: It left without knowing whether the run is still this worker's.
         ended: Resolved when it has left: with how the run ended, or None if it goes on elsewhere or later.
     """
 
-    __slots__ = ("_flow", "_host", "_parts", "ended", "is_in_doubt", "is_over")
+    __slots__ = ("_host", "_parts", "ended", "flow", "is_in_doubt", "is_over")
 
     def __init__(self, flow: Flow, host: Host, parts: Parts) -> None:
+        self.flow = flow
         self.is_over = False
         self.is_in_doubt = False
         self.ended: asyncio.Future[Ended | None] = asyncio.get_running_loop().create_future()
         self._host = host
         self._parts = parts
-        self._flow = flow
 
     @property
     def fingerprint(self) -> str:
@@ -55,7 +56,8 @@ class Leaving:
             return
         self.is_over = True
         self._parts.drop()
-        self._flow.left(wake_at)
+        flow, self.flow = self.flow, NOWHERE
+        flow.left(wake_at)
         if not self.ended.done():
             self.ended.set_result(ended)
 
@@ -90,7 +92,7 @@ class Leaving:
 
         def answered(append: Append, outcome: Outcome) -> None:
             if append.replies and isinstance(outcome, Landed):
-                self._flow.replied()
+                self.flow.replied()
             self.leave(None, append.wake_at)
 
         self._end_with(None, answered)

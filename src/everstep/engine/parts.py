@@ -48,7 +48,11 @@ class Parts(Struct, frozen=True):
 
 
 class Flow(Protocol):
-    """The driver, as whoever writes beside its entries sees it."""
+    """The driver, as its parts and whoever writes beside its entries see it."""
+
+    def left(self, wake_at: Micros | None) -> None:
+        """The run is no longer driven here."""
+        ...
 
     def go(self) -> None:
         """Make the next entry if there is reason to."""
@@ -70,6 +74,29 @@ class Flow(Protocol):
         """A request has its reply."""
         ...
 
+
+class _Nowhere:
+    """What is left of a driver whose run has left: nothing happens any more."""
+
     def left(self, wake_at: Micros | None) -> None:
-        """The run has left, and is due at this instant if that is known."""
-        ...
+        pass
+
+    def go(self) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def leave_if_asked(self) -> None:
+        pass
+
+    def note_landed(self, append: Append) -> None:
+        pass
+
+    def replied(self) -> None:
+        pass
+
+
+NOWHERE: Flow = _Nowhere()
+"""A driver and its parts know each other, and would keep each other in memory until the garbage collector comes. It comes
+seldom, finds the things of a thousand dead runs at once, and holds up the host's loop for as long as it takes to free them."""

@@ -166,18 +166,15 @@ async def _outcome_of(function: Callable[[], Awaitable[Any]]) -> tuple[Any, Base
 class TransactionRun(StepRun):
     """One transactional step of one run. See the module."""
 
-    __slots__ = ("_error", "_has_thread", "_made")
+    __slots__ = ("_error", "_has_thread", "_made", "_recorder")
     _is_all_or_nothing = True
 
     def __init__(self, host: TransactionHost, tools: Tools, *step: Any) -> None:
         super().__init__(host, tools, *step)
+        self._recorder = host.recorder
         self._has_thread = False
         self._made: tuple[Append, StepCompleted] | None = None
         self._error: BaseException | None = None
-
-    @property
-    def _recorder(self) -> Recorder:
-        return cast(TransactionHost, self._host).recorder
 
     @property
     def _timeout(self) -> float:

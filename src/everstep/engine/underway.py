@@ -78,6 +78,26 @@ class Owner(Protocol):
         ...
 
 
+class _Nobody:
+    """Whom steps report to that end after their run has left."""
+
+    @property
+    def recorder(self) -> Recorder:
+        raise AssertionError("nothing is begun any more")
+
+    def deliver(self, event: Input) -> None:
+        pass
+
+    def hand_back(self) -> None:
+        pass
+
+    def waits(self, record: AttemptRecord) -> None:
+        pass
+
+
+_NOBODY: Owner = _Nobody()
+
+
 class Underway:
     """See the module. It is what steps report to (``StepHost``).
 
@@ -247,10 +267,12 @@ class Underway:
             self.stop_step(key)
 
     def stop(self) -> None:
-        """The driver is done with the run."""
+        """The driver is done with the run, and hears no more of it (see ``NOWHERE``)."""
         self.stop_segment()
         if self._deadline is not None:
             self._deadline.cancel()
+            self._deadline = None
+        self._owner = _NOBODY
 
     # --- what steps ask and report (StepHost) -----------------------------------------------------------------------------
 
