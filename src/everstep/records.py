@@ -18,6 +18,8 @@ RunKey: TypeAlias = int
 WorkerKey: TypeAlias = int
 OnParentClose: TypeAlias = Literal["cancel", "abandon", "wait"]
 """What becomes of a child that is still running when its parent's code is finished, however that ended."""
+AT_ONCE: Micros = 0
+"""Due whatever the time is: by a clock that is ahead of the store's, "now" would still lie in the future there."""
 Cancellation: TypeAlias = Literal["request", "wait", "abandon"]
 """What the cancel of an await does to the child that is awaited."""
 Isolation: TypeAlias = Literal["read committed", "repeatable read", "serializable"]

@@ -44,7 +44,7 @@ from everstep.events import (
 from everstep.ids import check_run_id, new_run_id
 from everstep.journal import Entry, Reader, has_version, up_to, verify_chain, versions_of
 from everstep.payloads import Payloads
-from everstep.records import Message, Micros, RunRecord, Status, UndoRecord
+from everstep.records import AT_ONCE, Message, Micros, RunRecord, Status, UndoRecord
 from everstep.stores.base import Created, NewRun, Settlement, Store
 from everstep.stores.rules import is_closed_with_parent
 
@@ -98,7 +98,7 @@ async def resume(runs: Runs, run_id: str, by: By) -> None:
         if run.status is not Status.PAUSED:
             _refuse_at_rest(run, "resumed")
             return run
-        return await _settle(runs, run, [RunUnpaused(by.reason, by.actor)], Status.QUEUED, runs.store.now())
+        return await _settle(runs, run, [RunUnpaused(by.reason, by.actor)], Status.QUEUED, AT_ONCE)
 
     await _decided(runs, run_id, decide)
 
@@ -127,7 +127,7 @@ async def _reopened(runs: Runs, run: RunRecord, by: By, first: Sequence[Event] =
     left = [] if goes_on else unfinished_children(events)
     anew = [key for key, child in left if not await _reopen_child(runs, run, child, by)]
     retried = _retried(runs, run, by, goes_on=goes_on, anew=tuple(anew))
-    return await _settle(runs, run, [*first, retried], Status.QUEUED, runs.store.now())
+    return await _settle(runs, run, [*first, retried], Status.QUEUED, AT_ONCE)
 
 
 async def _reopen_child(runs: Runs, parent: RunRecord, run_id: str, by: By) -> bool:

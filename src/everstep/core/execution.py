@@ -331,6 +331,8 @@ class Execution:
     def _advance(self, inputs: Sequence[Input], now: Micros) -> _Part:
         not_before = self._due_of(inputs) if self.program.timers else None
         at = max(self._at, now)
+        if not_before is not None and not_before > at:
+            at = not_before  # This clock was set back since the alarm; by the store's the entry lands no sooner anyway.
         commands, ending = self._run_program([*self._undrained, *inputs], at)
         self._undrained.clear()
         events: list[Event] = [*inputs, *commands]

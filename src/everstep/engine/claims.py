@@ -22,14 +22,13 @@ from everstep.definitions import Registry
 from everstep.engine.committer import Committer
 from everstep.engine.driver import Driver
 from everstep.engine.leases import LeaseKeeper
-from everstep.engine.parking import AT_ONCE
 from everstep.engine.steps import Tools
 from everstep.engine.turns import Turn
 from everstep.engine.watchers import Watchers
 from everstep.errors import CorruptJournal, PayloadKeyMissing, StoreUnavailable
 from everstep.forks import shared_history
 from everstep.payloads import Payloads
-from everstep.records import Message, Micros, RunKey, RunRecord, Status, WorkerKey
+from everstep.records import AT_ONCE, Message, Micros, RunKey, RunRecord, Status, WorkerKey
 from everstep.stores.base import Claimed, ClaimRequest, Keep, RunFilter, Store
 
 logger = logging.getLogger("everstep")

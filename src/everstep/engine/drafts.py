@@ -15,7 +15,7 @@ from everstep.engine.facts import Facts
 from everstep.engine.family import FAMILIAR, children_of, posts_of
 from everstep.engine.host import Host
 from everstep.engine.intake import Intake, replies_of
-from everstep.engine.parking import AT_ONCE, due
+from everstep.engine.parking import due
 from everstep.engine.verdicts import Verdict
 from everstep.events import (
     CommandEvent,
@@ -34,7 +34,7 @@ from everstep.events import (
     StepScheduled,
 )
 from everstep.journal import seal_bytes
-from everstep.records import AttemptRecord, Micros, Status
+from everstep.records import AT_ONCE, AttemptRecord, Micros, Status
 from everstep.stores.base import Append, Keep, NewRun, Post, Reply
 
 STEP_OUTCOMES = (StepCompleted, StepFailed, StepOutcomeUnknown)

@@ -35,7 +35,6 @@ from everstep.engine.host import DriverHost
 from everstep.engine.intake import Intake
 from everstep.engine.keeping import Keeping
 from everstep.engine.leaving import Leaving
-from everstep.engine.parking import AT_ONCE
 from everstep.engine.parts import Parts
 from everstep.engine.recording import Recording
 from everstep.engine.slot import AppendSlot
@@ -44,7 +43,7 @@ from everstep.engine.verdicts import Verdict, of_engine, of_history, of_message,
 from everstep.errors import CorruptJournal, PayloadKeyMissing
 from everstep.events import CommandEvent, Input, PauseRequested, RunPaused, RunResumed, StepOverridden, SuffixLost
 from everstep.journal import Entry
-from everstep.records import AttemptRecord, Message, Micros
+from everstep.records import AT_ONCE, AttemptRecord, Message, Micros
 from everstep.stores.base import (
     Append,
     Behind,

@@ -13,8 +13,6 @@ from everstep.records import Micros
 
 PARK_SECONDS = 1.0
 """A run that waits longer than this leaves memory: coming back costs one commit and a replay, a few milliseconds at most."""
-AT_ONCE: Micros = 0
-"""Due whatever the time is: by a clock that is ahead of the store's, "now" would still lie in the future there."""
 NEVER: Micros = 1 << 62
 """Only a message can wake the run."""
 
