@@ -1,7 +1,7 @@
 """
 Write the counts of a test run and of ``make proof`` into ``docs/explanation/evidence.md``.
 
-    python -m tests.evidence_page TESTS.json PROOF.json      as ``--evidence`` of pytest wrote them
+    python -m tests.evidence_page TESTS.json [PROOF.json]      as ``--evidence`` of pytest wrote them
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ _COUNTS = re.compile(r"(<!-- counts: [^\n]* -->\n).*?(<!-- end of counts -->)", 
 def with_counts(page: str, tests: Mapping[str, int], proof: Mapping[str, int]) -> str:
     """The page with these counts in the place of those that it has."""
     names = sorted(tests.keys() | proof.keys())
-    rows = [f"| {name} | {tests.get(name, 0):,} | {proof.get(name, 0):,} |" for name in names]
+    rows = [f"| {name} | {_shown(tests, name)} | {_shown(proof, name)} |" for name in names]
     table = "\n".join(["| what | `make test` | `make proof` |", "|---|---:|---:|", *rows])
     return _COUNTS.sub(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", page)
 
 
-def main(tests: str, proof: str) -> None:
+def _shown(counts: Mapping[str, int], name: str) -> str:
+    return f"{counts[name]:,}" if name in counts else "not run"
+
+
+def main(tests: str, proof: str = "") -> None:
     """Rewrite the page."""
-    counts = [json.loads(Path(path).read_text(encoding="utf-8")) for path in (tests, proof)]
+    counts: list[dict[str, int]] = [
+        json.loads(Path(path).read_text(encoding="utf-8")) if path else {} for path in (tests, proof)
+    ]
     PAGE.write_text(with_counts(PAGE.read_text(encoding="utf-8"), *counts), encoding="utf-8")
 
 

@@ -142,7 +142,7 @@ async def test_a_cancel_for_a_run_that_is_only_just_being_started_is_not_said_to
 
     store.post = post_too_early
     with pytest.raises(es.RunNotFound):
-        await client.handle("a").cancel()
+        await client.post("a", CancelRequested())
     del store.post
 
     assert await client.handle("a").cancel()

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Protocol
 
-from everstep.errors import StoreUnavailable
+from everstep.errors import IllegalState, StoreUnavailable
+from everstep.stores.base import NewRun, Store
 from everstep.stores.memory import MemoryStore
 from everstep.stores.sqlite import SQLiteStore
 from everstep.testing.scene import Clocks
@@ -67,6 +68,7 @@ class Life(Driver):
         self.states = [NOTHING]
         self.places = [0]
         self.failed: Counter[str] = Counter()
+        self._told: tuple[str, object] = ("", None)
 
     async def spend(self, steps: int) -> None:
         """Be opened, do random things, be closed, opened and closed again."""
@@ -86,6 +88,17 @@ class Life(Driver):
         answer = await self._insist(verb, *arguments, instead=expected)
         assert expected == answer, verb
         return expected
+
+    async def answer_to(self, store: Store, new: NewRun) -> tuple[str, object]:
+        """See Driver."""
+        if store is self.memory:
+            self._told = await super().answer_to(store, new)
+            return self._told
+        try:
+            answers = await self._insist("create", [new])
+        except IllegalState as error:
+            return "IllegalState", str(error)
+        return self._told if answers is None else (type(answers[0]).__name__, answers[0].run)
 
     def allowed(self, place: int) -> set[str]:
         """The states in which the store may be found when the power goes at this place of the log."""

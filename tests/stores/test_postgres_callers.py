@@ -229,9 +229,9 @@ async def test_what_is_no_connection_is_refused(engine: es.Engine) -> None:
 async def test_a_role_that_may_not_write_there_is_told(engine: es.Engine, postgres_url: str, postgres_server: Server) -> None:
     """The caller's role is another than the engine's, and needs the same rights."""
     admin = await link.connect(Address(postgres_url), is_pooled=True)
-    if not await admin.fetch("SELECT 1 FROM pg_roles WHERE rolname = 'a_stranger'"):
-        await admin.execute("CREATE ROLE a_stranger LOGIN PASSWORD 'x'")
-    async with connected("asyncpg", postgres_server.url(user="a_stranger", password="x")) as (tx, ends):
+    if not await admin.fetch("SELECT 1 FROM pg_roles WHERE rolname = 'a_caller_without_rights'"):
+        await admin.execute("CREATE ROLE a_caller_without_rights LOGIN PASSWORD 'x'")
+    async with connected("asyncpg", postgres_server.url(user="a_caller_without_rights", password="x")) as (tx, ends):
         with pytest.raises(es.StoreUnavailable, match=r"does not permit this.*Roll back"):
             await engine.start(greet("ann"), id="a", tx=tx)
         await ends("rollback")

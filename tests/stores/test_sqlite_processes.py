@@ -233,6 +233,6 @@ async def test_a_claim_finds_nothing_with_few_statements(store: SQLiteStore) -> 
 
     await store.claim(ClaimRequest(worker_key=worker, workflows={WORKFLOW: CODE, "refund": CODE}, run_max=10))
 
-    assert 3 == len(statements)
+    assert 4 == len(statements), "who asks, who else there is, which queues, and what is due"
     assert claim_module.EARLIEST in statements
     await store.close()
