@@ -72,7 +72,7 @@ def test_no_seed_finds_a_fault(first: int) -> None:
     total.add(report)
     assert not report.failures, "\n".join(describe(found) for found in report.failures)
     note("seeds of the simulation", report.seeds)
-    note("operations of the store in it, every invariant asked after each", report.operations)
+    note("operations of the store in simulations, every invariant asked after each", report.operations)
 
 
 def test_what_must_happen_sometimes_does() -> None:
